@@ -186,7 +186,7 @@ class Progress:
         return (
             str(index),
             Text(session.state, STYLES.get(session.state, "dim")),
-            ProgressBar(self._max_frame, min(session.pace.frame, self._max_frame)),
+            _bar(session.pace.frame, self._max_frame),
             f"{count(session.pace.frame)}/{count(self._max_frame)}",
             count(session.rate),
             number(session.last_return),
@@ -202,7 +202,7 @@ class Progress:
         return (
             "all",
             f"{sum(pace.phase == 'ended' for pace in paces)} of {len(paces)} done",
-            ProgressBar(goal, min(frames, goal)),
+            _bar(frames, goal),
             f"{count(frames)}/{count(goal)}",
             count(sum(rates) if rates else None),
             "",
@@ -309,6 +309,12 @@ def _interval(metric: Mapping[str, Any]) -> str:
 
 def _counted(metric: Mapping[str, Any]) -> int:
     return sum(value is not None for value in metric["sessions"])
+
+
+def _bar(frames: int, goal: int) -> ProgressBar:
+    return ProgressBar(
+        goal, min(frames, goal), complete_style=STYLES["running"], finished_style="green"
+    )
 
 
 def _at(values: Sequence[float | None], place: int) -> float | None:
