@@ -78,7 +78,7 @@ def x_axis(axes: Axes, column: str, end: float, ticks: int = 6) -> float:
     """Label the x axis and return the number by which its values are to be divided."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(ticks))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=(1, 2, 5, 10)))
     if column == "frame":
         axes.set_xlabel("frames")
         axes.xaxis.set_major_formatter(FuncFormatter(count))

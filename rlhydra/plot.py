@@ -221,7 +221,7 @@ def _y_axis(axes: Axes, floor: float, ceiling: float) -> None:
     if ceiling - floor < 1e-3 * abs(ceiling):
         margin = 0.5 * abs(ceiling) or 1.0
         axes.set_ylim(floor - margin, ceiling + margin)
-    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.yaxis.set_major_locator(MaxNLocator(3, steps=(1, 2, 5, 10)))
     axes.yaxis.set_major_formatter(FuncFormatter(tick))
 
 
