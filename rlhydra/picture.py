@@ -100,7 +100,7 @@ def head(figure: Figure, axes: Axes, title: str, subtitle: str) -> None:
 
 
 def count(value: float, _: object = None) -> str:
-    """Return a count as people say it: 0, 950, 20k, 2.5M."""
+    """Label a count on an axis: 0, 950, 5k, 20k, 2.5M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"

@@ -96,7 +96,7 @@ def _trial(figure: Figure, trial: TrialRecord, column: str) -> None:
         _mean_and_band(axes, counted)
     for i, (x, y) in enumerate(lost):
         axes.plot(*thin(x, y)[:2], color=VERMILION, linewidth=1, linestyle=(0, (4, 2)),
-                  label="not counted" if i == 0 else "")  # fmt: skip
+                  label="lost" if i == 0 else "")  # fmt: skip
     _random_line(axes, trial.random_return)
     axes.set_ylabel("return (evaluation)" if trial.rigorous else "return (mean of last 100 games)")
     axes.set_xlim(left=0)

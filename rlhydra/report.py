@@ -15,10 +15,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rlhydra.metrics import Metric, interquartile_mean, probability_of_improvement
-from rlhydra.picture import count
 from rlhydra.plot import draw_session, draw_trial
 from rlhydra.record import SessionRecord, TrialRecord, read_trial
 from rlhydra.schema import ConfigError
+from rlhydra.wording import count, duration
 
 MEANING = {
     "final_return": "return at the end",
@@ -91,7 +91,7 @@ def results(trial: TrialRecord) -> RichTable:
     table = _rich(("metric", "mean", _bounds_name(trial)), _about(trial))
     table.title = Text(f"{_name(trial)} on {trial.env}")
     for name, metric in trial.metrics.items():
-        table.add_row(name, _number(metric["mean"]), Text(_bounds(metric) or "–"))
+        table.add_row(name, _number(metric["mean"]), Text(_bounds(metric) or "-"))
     return table
 
 
@@ -161,7 +161,7 @@ def _repeat(trial: TrialRecord) -> list[str]:
 
 def _results(trial: TrialRecord) -> list[str]:
     rows = [
-        (f"`{name}`", _number(metric["mean"]), _bounds(metric) or "–", MEANING[name])
+        (f"`{name}`", _number(metric["mean"]), _bounds(metric) or "-", MEANING[name])
         for name, metric in trial.metrics.items()
     ]
     lines = [_table(("metric", "mean", _bounds_name(trial), ""), rows), _about(trial)]
@@ -196,10 +196,10 @@ def _sessions(sessions: Iterable[SessionRecord]) -> str:
         rows.append(
             (
                 str(session.index),
-                "–" if session.seed is None else str(session.seed),
+                "-" if session.seed is None else str(session.seed),
                 session.status,
                 count(session.frame or 0),
-                _duration(session.wall_time),
+                duration(session.wall_time),
                 _number(float(returns[-1]) if len(returns) else None),
                 _number(float(returns.max()) if len(returns) else None),
                 session.error or "",
@@ -217,7 +217,7 @@ def _configuration(trial: TrialRecord) -> list[str]:
 
 def _versions(trial: TrialRecord) -> str:
     rows = list(trial.versions.items())
-    rows += [("git commit", trial.git_commit or "–"), ("configuration", trial.config_hash or "–")]
+    rows += [("git commit", trial.git_commit or "-"), ("configuration", trial.config_hash or "-")]
     return _table(("what", "version"), rows)
 
 
@@ -259,18 +259,10 @@ def _bounds(metric: Metric) -> str:
 
 
 def _number(value: float | None, digits: int = 4) -> str:
-    """Write so many digits, and large numbers whole."""
+    """Write so many digits, more than the console: metrics near 1 differ in the third."""
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.{digits}g}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_sessions_of_one_set_of_parameters_are_one_learner(tmp_path):
     for k in (1, 2):
         (folder / f"session_{k}" / "eval.csv").write_text(EVAL)
     text = write_report(folder).read_text("utf-8")
-    assert "| `final_return` | 10 | – |" in text
+    assert "| `final_return` | 10 | - |" in text
     assert "n = 1" in text
 
 
