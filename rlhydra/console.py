@@ -321,8 +321,8 @@ def _at(values: Sequence[float | None], place: int) -> float | None:
     return values[place] if place < len(values) else None
 
 
-def _s(number: int) -> str:
-    return "" if number == 1 else "s"
+def _s(amount: int) -> str:
+    return "" if amount == 1 else "s"
 
 
 def _near(path: Path | str) -> str:
