@@ -1,0 +1,302 @@
+"""The typed configuration: what each setting means, its checks, and the classes that it names."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhydra.schedule import Schedule, Scheduled
+from rlhydra.schema import ConfigError, Fraction, NonNegative, Positive, Range, near, read
+
+__all__ = [
+    "AgentConfig",
+    "Config",
+    "EnvConfig",
+    "MetaConfig",
+    "NetConfig",
+    "OptimizerConfig",
+    "Resources",
+    "Schedule",
+    "Scheduled",
+    "SearchScheduler",
+    "differing_keys",
+    "digest",
+    "parse",
+    "target_class",
+]
+
+Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
+Metric = Literal[
+    "final_return",
+    "best_return",
+    "strength",
+    "max_strength",
+    "final_strength",
+    "sample_efficiency",
+    "training_efficiency",
+    "stability",
+    "consistency",
+]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes of a machine or cluster; fractions share a device."""
+
+    cpu: Annotated[float, Positive] | None = None
+    gpu: Annotated[float, NonNegative] | None = None
+
+
+@dataclass(frozen=True)
+class SearchScheduler:
+    """Asynchronous successive halving (Li et al., 2020) over the trials of an experiment."""
+
+    grace_period: Annotated[int, Positive]  # frames before a trial can be stopped
+    reduction_factor: Annotated[int, Range(low=2)]  # one in so many goes on at each rung
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """How an experiment runs: sessions, checkpoints, evaluation, resources, search."""
+
+    max_session: Annotated[int, Positive]
+    max_trial: Annotated[int, Positive]
+    log_frequency: Annotated[int, Positive]
+    eval_frequency: Annotated[int, Positive]
+    checkpoint_interval: Annotated[float, NonNegative]
+    keep: Literal["latest", "all"]
+    rigorous_eval: Annotated[int, NonNegative] | None
+    eval_episodes: Annotated[int, Positive]
+    eval_sample: bool | None
+    distributed: Literal[False, "shared", "synced"]
+    num_cpus: Annotated[float, Positive] | None
+    num_gpus: Annotated[float, NonNegative] | None
+    search_resources: Resources | None
+    search_scheduler: SearchScheduler | None
+    metric: Metric
+    max_retries: Annotated[int, NonNegative]
+    keep_trials: Annotated[int, Positive] | None
+    progress: bool | None
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """What every environment has; a family adds its own settings."""
+
+    id: str
+    kwargs: dict[str, Any]  # to the environment's constructor
+    eval_kwargs: dict[str, Any]  # over kwargs in evaluation environments
+    num_envs: Annotated[int, Positive]
+    max_frame: Annotated[int, Positive]  # length of a session
+    max_t: Annotated[int, Positive] | None  # time limit of a game in frames; null: its own
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """A network: features of the observation, then a multi-layer perceptron."""
+
+    kind: Literal["auto", "mlp", "nature", "impala"]  # auto: mlp for vectors, nature for images
+    hidden: tuple[Annotated[int, Positive], ...]  # widths of the perceptron's layers
+    activation: Activation
+    layer_norm: bool
+    shared: bool  # one trunk for policy and value, or one each
+    init: Literal["orthogonal", "default"]  # default: torch's own
+
+
+OptimizerName = Literal[
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop",
+    "Rprop", "SGD",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer of `torch.optim`, and its arguments but for the learning rate."""
+
+    name: OptimizerName
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What every agent has; an algorithm adds its own settings."""
+
+    # Kinds of action space that the algorithm can act in.
+    actions: ClassVar[tuple[Literal["discrete", "multidiscrete", "box"], ...]] = ()
+
+    def check(self, env: EnvConfig) -> None:
+        """Raise ConfigError for settings that do not fit together."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A trial: everything that defines it."""
+
+    seed: int
+    meta: MetaConfig
+    agent: AgentConfig
+    env: EnvConfig
+    agent_target: str
+    env_target: str
+
+
+def parse(composed: DictConfig | Mapping[str, Any]) -> Config:
+    """Return the checked configuration.
+
+    Raises:
+        ConfigError: where a setting is unknown, missing, mistyped, out of range, or does not fit another.
+    """
+    try:
+        plain = cast(
+            "dict[str, Any]",
+            OmegaConf.to_container(OmegaConf.create(cast("Any", composed)), resolve=True)
+            if not isinstance(composed, DictConfig)
+            else OmegaConf.to_container(composed, resolve=True),
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigError("", str(error).splitlines()[0]) from error
+    known = {"seed", "meta", "agent", "env"}
+    for key in plain:
+        if key not in known:
+            raise ConfigError(key, f"no such setting{near(key, known)}")
+    seed = read(_Seed, {"seed": plain.get("seed")}).seed
+    meta = read(MetaConfig, plain.get("meta"), "meta")
+    agent_target, agent = _group(plain, "agent", AgentConfig)
+    env_target, env = _group(plain, "env", EnvConfig)
+    agent.check(env)
+    return Config(seed, meta, agent, env, agent_target, env_target)
+
+
+@dataclass(frozen=True)
+class _Seed:
+    seed: Annotated[int, NonNegative]
+
+
+def _group(plain: dict[str, Any], name: str, base: type[Any]) -> tuple[str, Any]:
+    """Return the class that a group names by `_target_` and its settings."""
+    settings = plain.get(name)
+    if not isinstance(settings, dict):
+        raise ConfigError(name, f"expected a group of settings, got {settings}")
+    settings = dict(cast("dict[str, Any]", settings))
+    target = settings.pop("_target_", None)
+    if not isinstance(target, str) or "." not in target:
+        raise ConfigError(f"{name}._target_", f"expected package.module.Class, got {target}")
+    return target, read(_settings_class(target, base, name), settings, name, globals())
+
+
+def _settings_class(target: str, base: type[Any], group: str) -> type[Any]:
+    """Return the dataclass `<Class>Config` that stands beside the class `target`.
+
+    It is read from the module's source where the module is not loaded yet: importing an agent imports
+    torch, which takes 1.5 s, and a wrong command line must end sooner. What the class statement needs
+    beyond this module's names comes from importing its module after all.
+    """
+    module_name, _, class_name = target.rpartition(".")
+    name = f"{class_name}Config"
+    found = None
+    if module_name not in sys.modules:
+        found = _read_class(_source(module_name, f"{group}._target_"), name)
+    if found is None:
+        found = getattr(_import(module_name, f"{group}._target_"), name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        problem = f"{module_name} needs a dataclass {name} that extends {base.__name__}"
+        raise ConfigError(f"{group}._target_", problem)
+    return found
+
+
+def _source(module_name: str, where: str) -> str:
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ConfigError(where, f"there is no module {module_name}")
+    path = Path(spec.origin)
+    return path.read_text(encoding="utf-8") if path.suffix == ".py" else ""
+
+
+def _read_class(source: str, name: str) -> type[Any] | None:
+    statements = [
+        s for s in ast.parse(source).body if isinstance(s, ast.ClassDef) and s.name == name
+    ]
+    namespace = dict(globals())
+    try:
+        exec(compile(ast.Module(statements, []), name, "exec", dont_inherit=True), namespace)
+    except NameError:
+        return None
+    return namespace.get(name)
+
+
+def _import(module_name: str, where: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(where, f"cannot import {module_name}: {error}") from error
+
+
+def target_class(target: str, base: type[Any]) -> type[Any]:
+    """Import the class `target`; only subclasses of our own extension points are accepted.
+
+    Raises:
+        ConfigError: where it is anything else.
+    """
+    module_name, _, class_name = target.rpartition(".")
+    found = getattr(_import(module_name, "_target_"), class_name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError("_target_", f"{target} is not a subclass of {base.__name__}")
+    return found
+
+
+def digest(composed: DictConfig) -> str:
+    """Return a short hash of what defines a trial's result."""
+    text = json.dumps(_defining(composed), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
+    """Return the dotted names of the settings in which two trials' definitions differ."""
+    mine, theirs = _flat(_defining(one)), _flat(_defining(other))
+    return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+
+
+# Settings that change how a trial is run or shown, but not what it computes.
+_INCIDENTAL = ("progress", "num_cpus", "search_resources", "max_retries", "keep", "keep_trials")
+
+
+def _defining(composed: DictConfig) -> dict[str, Any]:
+    config = parse(composed)
+    plain = cast("dict[str, Any]", _plain(config))
+    for key in _INCIDENTAL:
+        plain["meta"].pop(key)
+    plain["env"].pop("max_frame")  # a longer run of the same trial goes on from its checkpoint
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Return nested dataclasses as JSON values; counts are normal forms here, so `1e7` hashes as 10000000."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in cast("tuple[Any, ...]", value)]
+    return value
+
+
+def _flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(cast("dict[str, Any]", value), f"{where}{key}."))
+        else:
+            flat[f"{where}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Vectors of environment copies behind one facade, whatever steps them."""

@@ -1,0 +1,67 @@
+"""Running statistics that normalise observations and rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Moments:
+    """Mean and variance of a stream of vectors, updated in batches (Chan et al., 1979)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.mean = np.zeros(shape, np.float64)
+        self.variance = np.ones(shape, np.float64)
+        self.count = 1e-4
+
+    def add(self, batch: NDArray[Any]) -> None:
+        """Take in `batch` (B, *shape)."""
+        size = len(batch)
+        delta = batch.mean(0, dtype=np.float64) - self.mean
+        total = self.count + size
+        squares = self.variance * self.count + batch.var(0, dtype=np.float64) * size
+        self.variance = (squares + np.square(delta) * (self.count * size / total)) / total
+        self.mean = self.mean + delta * (size / total)
+        self.count = total
+
+    def normalise(self, batch: NDArray[Any], limit: float = 10.0) -> NDArray[np.float32]:
+        """Return (batch - mean) / deviation, clipped to [-limit, limit]."""
+        scaled = (batch - self.mean) / np.sqrt(self.variance + 1e-8)
+        return np.clip(scaled, -limit, limit).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs."""
+        return {"mean": self.mean, "variance": self.variance, "count": self.count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over the statistics of `state`."""
+        self.mean, self.variance = state["mean"], state["variance"]
+        self.count = state["count"]
+
+
+class RewardScaler:
+    """Divides rewards by the running deviation of the discounted return (Engstrom et al., 2020)."""
+
+    def __init__(self, num_envs: int, gamma: float) -> None:
+        self._gamma = gamma
+        self._returns = np.zeros(num_envs, np.float64)
+        self._moments = Moments(())
+
+    def __call__(self, reward: NDArray[Any], ended: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the scaled rewards (N,) of one vector step, and take them in."""
+        self._returns = self._returns * self._gamma + reward
+        self._moments.add(self._returns)
+        self._returns[ended] = 0.0
+        scaled = reward / np.sqrt(self._moments.variance + 1e-8)
+        return np.clip(scaled, -10.0, 10.0).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs."""
+        return {"returns": self._returns, "moments": self._moments.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over the statistics of `state`."""
+        self._returns = state["returns"]
+        self._moments.load(state["moments"])

@@ -1,0 +1,117 @@
+"""Networks that turn an observation into features, and their initialisation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+
+from rlhydra.config import NetConfig
+from rlhydra.schema import ConfigError
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def network(
+    cfg: NetConfig, obs_space: Box, outputs: int | None, last_gain: float = 1.0
+) -> nn.Sequential:
+    """Return the network from observations (B, ...) to `outputs` numbers, or to features where None.
+
+    `last_gain` scales the last layer's orthogonal weights: 0.01 makes a policy start near uniform.
+    """
+    body, width = _body(cfg, obs_space)
+    layers: list[nn.Module] = [*body, *mlp(width, cfg.hidden, cfg.activation, cfg.layer_norm)]
+    if outputs is not None:
+        layers.append(nn.Linear(cfg.hidden[-1] if cfg.hidden else width, outputs))
+    net = nn.Sequential(*layers)
+    if cfg.init == "orthogonal":
+        orthogonal(net, last_gain if outputs is not None else 2**0.5)
+    return net
+
+
+def feature_size(cfg: NetConfig, obs_space: Box) -> int:
+    """Return the width of `network(cfg, obs_space, None)`."""
+    return cfg.hidden[-1] if cfg.hidden else _body(cfg, obs_space)[1]
+
+
+def mlp(inputs: int, hidden: Sequence[int], activation: str, layer_norm: bool) -> list[nn.Module]:
+    """Return the layers of a multi-layer perceptron without its output layer."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise((inputs, *hidden)):
+        layers.append(nn.Linear(before, after))
+        if layer_norm:
+            layers.append(nn.LayerNorm(after))
+        layers.append(ACTIVATIONS[activation]())
+    return layers
+
+
+def _body(cfg: NetConfig, obs_space: Box) -> tuple[list[nn.Module], int]:
+    """Return the layers before the perceptron and their width."""
+    is_image = len(obs_space.shape) == 3
+    kind = ("nature" if is_image else "mlp") if cfg.kind == "auto" else cfg.kind
+    if (kind != "mlp") != is_image:
+        fitting = "nature or impala" if is_image else "mlp"
+        problem = f"{kind} does not fit observations of shape {obs_space.shape}; use {fitting}"
+        raise ConfigError("agent.net.kind", problem)
+    if kind == "mlp":
+        return [], obs_space.shape[0]
+    body = _nature(obs_space.shape[0]) if kind == "nature" else _impala(obs_space.shape[0])
+    with torch.no_grad():
+        width = nn.Sequential(*body)(torch.zeros(1, *obs_space.shape)).shape[1]
+    return body, width
+
+
+class Pixels(nn.Module):
+    """Turns bytes into [0, 1], as late as here: uint8 is a quarter of the memory traffic."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return `obs` (B, C, H, W) as floats."""
+        return obs.to(torch.float32).mul_(1 / 255)
+
+
+def _nature(channels: int) -> list[nn.Module]:
+    """Mnih et al. (2015), without the last linear layer, which is `hidden: [512]`."""
+    return [
+        Pixels(),
+        nn.Conv2d(channels, 32, 8, 4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, 2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+    ]
+
+
+class Residual(nn.Module):
+    """Two convolutions and a shortcut (Espeholt et al., 2018, figure 3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + f(x)."""
+        return x + self.second(self.first(x.relu()).relu())
+
+
+def _impala(channels: int) -> list[nn.Module]:
+    """Espeholt et al. (2018), the deep network, without the last linear layer."""
+    layers: list[nn.Module] = [Pixels()]
+    for before, after in itertools.pairwise((channels, 16, 32, 32)):
+        pool = nn.MaxPool2d(3, stride=2, padding=1)
+        layers += [nn.Conv2d(before, after, 3, padding=1), pool, Residual(after), Residual(after)]
+    return [*layers, nn.ReLU(), nn.Flatten()]
+
+
+def orthogonal(net: nn.Sequential, last_gain: float) -> None:
+    """Initialise in place: orthogonal weights of gain sqrt 2, the last layer's of `last_gain`, biases 0."""
+    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else 2**0.5)
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
