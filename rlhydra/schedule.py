@@ -43,4 +43,4 @@ Scheduled = float | Schedule
 
 def value_at(value: Scheduled, frame: int, max_frame: int) -> float:
     """Return a constant or scheduled hyperparameter at `frame`."""
-    return value if isinstance(value, float) else value.at(frame, max_frame)
+    return value.at(frame, max_frame) if isinstance(value, Schedule) else value

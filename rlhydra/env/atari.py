@@ -38,6 +38,8 @@ class AtariEnvironmentConfig(EnvConfig):
 class AtariEnvironment(Environment):
     """Copies of a game as 84 x 84 grey frames, stacked; they run on `threads` threads."""
 
+    sampled = True  # a greedy policy can wait for ever where only chance would fire
+
     def __init__(
         self,
         cfg: AtariEnvironmentConfig,

@@ -62,6 +62,9 @@ class Environment(ABC):
     # restoring stays short. A seeded reset of one Atari copy costs 70 ms: not more often.
     RESEED_AFTER: ClassVar[int] = 8192
 
+    # Whether evaluation samples actions unless told otherwise.
+    sampled: ClassVar[bool] = False
+
     def __init__(
         self,
         num_envs: int,
@@ -108,8 +111,14 @@ class Environment(ABC):
         """Return the raw rewards as the learner shall see them."""
         return reward.astype(np.float32)
 
-    def reset(self) -> Array:
-        """Start a game in every copy, freshly seeded, and return the observations."""
+    def reset(self, seed: np.random.SeedSequence | None = None) -> Array:
+        """Start a game in every copy, freshly seeded, and return the observations.
+
+        With a `seed` the copies' streams start anew from it.
+        """
+        if seed is not None:
+            self._seed = seed
+            self._seedings[:] = 0
         everyone = np.ones(self.num_envs, np.bool_)
         self._returns[:] = 0
         self._lengths[:] = 0
@@ -138,6 +147,11 @@ class Environment(ABC):
             step.truncated,
         )
         return transition, self._obs
+
+    def running(self) -> list[Game]:
+        """Return the games that are not over, as they stand."""
+        scores = zip(self._returns.tolist(), self._lengths.tolist(), strict=True)
+        return [Game(copy, score, length) for copy, (score, length) in enumerate(scores)]
 
     def _keep(self, obs: Array) -> Array:
         """Copy into the older of two buffers: the previous observations stay whole for the transition."""

@@ -1,0 +1,51 @@
+"""Rigorous evaluation: whole games, played for their score alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhydra.agent.agent import Agent
+from rlhydra.env.environment import Environment, Game
+
+LONGEST = 108_000  # frames after which a game that has no end of its own is counted as it stands
+
+
+def play(
+    agent: Agent,
+    env: Environment,
+    episodes: int,
+    seed: np.random.SeedSequence,
+    *,
+    sample: bool,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Game]:
+    """Play `episodes` whole games in each copy and return them all.
+
+    A fixed quota for each copy: the first games to finish would favour short ones. Neither the agent nor its
+    streams of randomness change. Fewer games return where `stopped` says so in between.
+    """
+    env_seed, action_seed = seed.spawn(2)
+    generator = None
+    if sample:
+        word = int(action_seed.generate_state(1)[0])
+        generator = torch.Generator(agent.device).manual_seed(word)
+    obs = env.reset(env_seed)
+    quota = np.full(env.num_envs, episodes)
+    memory: Tensor | None = None
+    games: list[Game] = []
+    for _ in range(LONGEST * episodes):
+        action, memory = agent.play(obs, memory, generator)
+        _, obs = env.step(action)
+        for game in env.games:
+            if quota[game.copy] > 0:
+                quota[game.copy] -= 1
+                games.append(game)
+            if memory is not None:
+                memory[..., game.copy, :] = 0
+        if not quota.any() or stopped():
+            return games
+    return games + [game for game in env.running() if quota[game.copy] > 0]

@@ -1,0 +1,115 @@
+"""The command line's way to trials: checks before anything is written, then one trial a Hydra job."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from rlhydra.config import Config, differing_keys, parse, target_class
+from rlhydra.env.environment import Environment, action_kind
+from rlhydra.schema import ConfigError
+from rlhydra.trial import Trial
+
+GROUPS = ("seed", "meta", "agent", "env")
+
+
+def check(composed: DictConfig) -> Config:
+    """Return the configuration, once everything that can be known to be wrong is known not to be.
+
+    Raises:
+        ConfigError: for a bad setting, an environment that does not exist, or an agent that cannot act in it.
+    """
+    config = parse(composed)
+    _, action_space = target_class(config.env_target, Environment).spaces(config.env)
+    kind = action_kind(action_space)
+    if kind not in config.agent.actions:
+        name = config.agent_target.rpartition(".")[2]
+        able = ", ".join(config.agent.actions)
+        problem = f"{name} acts in {able} action spaces; {config.env.id} has {action_space}"
+        raise ConfigError("agent", problem)
+    return config
+
+
+class Check(Callback):
+    """Ends a wrong command line before Hydra makes a folder for it."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Check the configuration, and the folder if it was used before."""
+        try:
+            composed = without_hydra(config)
+            check(composed)
+            _check_folder(Path(str(config.hydra.run.dir)), composed)
+        except ConfigError as error:
+            # Hydra turns a callback's exceptions into warnings; SystemExit passes.
+            fail(error)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return the configuration of the trial alone."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def fail(error: ConfigError) -> NoReturn:
+    """End with the message on stderr and exit code 1."""
+    print(f"rlhydra: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _check_folder(folder: Path, composed: DictConfig) -> None:
+    """Raise ConfigError where `folder` holds a trial of another configuration."""
+    before = folder / ".hydra" / "config.yaml"
+    if not (folder / "trial.json").exists() or not before.exists():
+        return
+    saved = OmegaConf.load(before)
+    assert isinstance(saved, DictConfig)
+    keys = differing_keys(saved, composed)
+    if keys:
+        raise ConfigError(
+            str(folder), f"holds a trial with another {', '.join(keys)}; choose another folder"
+        )
+
+
+def run_job(composed: DictConfig) -> float | None:
+    """Run the trial of a Hydra job in its folder; return its objective."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir).resolve()
+    names = {group: str(hydra.runtime.choices.get(group)) for group in ("agent", "env")}
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        fail(ConfigError(str(folder), "another process is running a trial in this folder"))
+    try:
+        trial = Trial(composed, folder, names)
+        code = trial.run()
+    finally:
+        lock.release()
+    if code:
+        sys.exit(code)
+    return trial.objective
+
+
+def unused_folder(parent: str) -> str:
+    """Return `parent`/<date>_<time> and make it, with a number behind where that is taken."""
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for number in itertools.count(1):
+        folder = Path(parent) / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue  # started in the same second
+        return str(folder)
+    raise AssertionError
+
+
+def register() -> None:
+    """Teach Hydra what our configuration files use."""
+    OmegaConf.register_new_resolver("unused_folder", unused_folder, use_cache=True, replace=True)
