@@ -1,15 +1,11 @@
 """`python -m rlhydra`: compose a configuration and run its trial, or with --multirun its trials."""
 
-from pathlib import Path
 from typing import Any
 
 import hydra
 
-from rlhydra.experiment import register, run_job
-
-_PACKAGE = Path(__file__).resolve().parent
-# In a wheel conf/ lies inside the package, in a checkout beside it.
-CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+from rlhydra.composition import CONF, register
+from rlhydra.experiment import run_job
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

@@ -14,18 +14,30 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhydra.schedule import Schedule, Scheduled
-from rlhydra.schema import ConfigError, Fraction, NonNegative, Positive, Range, near, read
+from rlhydra.schema import (
+    ConfigError,
+    Fraction,
+    NonNegative,
+    Positive,
+    Range,
+    near,
+    read,
+)
 
 __all__ = [
     "AgentConfig",
     "Config",
     "EnvConfig",
+    "Fraction",
     "MetaConfig",
     "NetConfig",
+    "NonNegative",
     "OptimizerConfig",
+    "Positive",
+    "Range",
     "Resources",
     "Schedule",
     "Scheduled",
@@ -113,6 +125,20 @@ class NetConfig:
     shared: bool  # one trunk for policy and value, or one each
     init: Literal["orthogonal", "default"]  # default: torch's own
 
+    def kind_for(self, obs_shape: tuple[int, ...]) -> str:
+        """Return the kind of network for observations of this shape, a vector's or an image's.
+
+        Raises:
+            ConfigError: where the one that was asked for does not fit.
+        """
+        is_image = len(obs_shape) == 3
+        kind = ("nature" if is_image else "mlp") if self.kind == "auto" else self.kind
+        if (kind != "mlp") != is_image:
+            fitting = "nature or impala" if is_image else "mlp"
+            problem = f"{kind} does not fit observations of shape {obs_shape}; use {fitting}"
+            raise ConfigError("agent.net.kind", problem)
+        return kind
+
 
 OptimizerName = Literal[
     "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop",
@@ -155,17 +181,18 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> Config:
     """Return the checked configuration.
 
     Raises:
-        ConfigError: where a setting is unknown, missing, mistyped, out of range, or does not fit another.
+        ConfigError: where a setting is unknown, missing, mistyped, out of range, or does not fit
+            another.
     """
+    tree = composed if isinstance(composed, DictConfig) else OmegaConf.create(dict(composed))
     try:
-        plain = cast(
-            "dict[str, Any]",
-            OmegaConf.to_container(OmegaConf.create(cast("Any", composed)), resolve=True)
-            if not isinstance(composed, DictConfig)
-            else OmegaConf.to_container(composed, resolve=True),
-        )
+        container = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(key, f"this setting is missing; give it as {key}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError("", str(error).splitlines()[0]) from error
+    plain = cast("dict[str, Any]", container)
     known = {"seed", "meta", "agent", "env"}
     for key in plain:
         if key not in known:
@@ -192,15 +219,15 @@ def _group(plain: dict[str, Any], name: str, base: type[Any]) -> tuple[str, Any]
     target = settings.pop("_target_", None)
     if not isinstance(target, str) or "." not in target:
         raise ConfigError(f"{name}._target_", f"expected package.module.Class, got {target}")
-    return target, read(_settings_class(target, base, name), settings, name, globals())
+    return target, read(_settings_class(target, base, name), settings, name)
 
 
 def _settings_class(target: str, base: type[Any], group: str) -> type[Any]:
     """Return the dataclass `<Class>Config` that stands beside the class `target`.
 
-    It is read from the module's source where the module is not loaded yet: importing an agent imports
-    torch, which takes 1.5 s, and a wrong command line must end sooner. What the class statement needs
-    beyond this module's names comes from importing its module after all.
+    It is read from the module's source where the module is not loaded yet: importing an agent
+    imports torch, which takes 1.5 s, and a wrong command line must end sooner. A class statement
+    that needs more than this module's names is had by importing its module after all.
     """
     module_name, _, class_name = target.rpartition(".")
     name = f"{class_name}Config"
@@ -227,7 +254,7 @@ def _source(module_name: str, where: str) -> str:
 
 
 def _read_class(source: str, name: str) -> type[Any] | None:
-    statements = [
+    statements: list[ast.stmt] = [
         s for s in ast.parse(source).body if isinstance(s, ast.ClassDef) and s.name == name
     ]
     namespace = dict(globals())
@@ -284,7 +311,7 @@ def _defining(composed: DictConfig) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return nested dataclasses as JSON values; counts are normal forms here, so `1e7` hashes as 10000000."""
+    """Return nested dataclasses as JSON values: `1e7` and `10_000_000` are one number by now."""
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, tuple):

@@ -1,10 +1,8 @@
-"""The command line's way to trials: checks before anything is written, then one trial a Hydra job."""
+"""From the command line to trials: checks before anything is written, then a trial a Hydra job."""
 
 from __future__ import annotations
 
-import itertools
 import sys
-import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from rlhydra.config import Config, differing_keys, parse, target_class
+from rlhydra.config import Config, NetConfig, differing_keys, parse, target_class
 from rlhydra.env.environment import Environment, action_kind
 from rlhydra.schema import ConfigError
 from rlhydra.trial import Trial
@@ -22,19 +20,24 @@ GROUPS = ("seed", "meta", "agent", "env")
 
 
 def check(composed: DictConfig) -> Config:
-    """Return the configuration, once everything that can be known to be wrong is known not to be.
+    """Return the configuration, with all checked that can be checked before anything is written.
 
     Raises:
-        ConfigError: for a bad setting, an environment that does not exist, or an agent that cannot act in it.
+        ConfigError: for a bad setting, an environment that does not exist, or an agent that cannot
+            act in it.
     """
     config = parse(composed)
-    _, action_space = target_class(config.env_target, Environment).spaces(config.env)
+    env_class = target_class(config.env_target, Environment)
+    obs_space, action_space = env_class.spaces(config.env)
     kind = action_kind(action_space)
     if kind not in config.agent.actions:
         name = config.agent_target.rpartition(".")[2]
         able = ", ".join(config.agent.actions)
         problem = f"{name} acts in {able} action spaces; {config.env.id} has {action_space}"
         raise ConfigError("agent", problem)
+    for net in vars(config.agent).values():
+        if isinstance(net, NetConfig):
+            net.kind_for(obs_space.shape)
     return config
 
 
@@ -95,21 +98,3 @@ def run_job(composed: DictConfig) -> float | None:
     if code:
         sys.exit(code)
     return trial.objective
-
-
-def unused_folder(parent: str) -> str:
-    """Return `parent`/<date>_<time> and make it, with a number behind where that is taken."""
-    name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    for number in itertools.count(1):
-        folder = Path(parent) / (name if number == 1 else f"{name}_{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue  # started in the same second
-        return str(folder)
-    raise AssertionError
-
-
-def register() -> None:
-    """Teach Hydra what our configuration files use."""
-    OmegaConf.register_new_resolver("unused_folder", unused_folder, use_cache=True, replace=True)

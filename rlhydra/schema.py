@@ -1,11 +1,10 @@
-"""Reads plain data (from YAML or the command line) into frozen dataclasses, and says precisely what is wrong with it."""
+"""Reads plain data into frozen dataclasses, and says precisely what is wrong with it."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
-import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ T = TypeVar("T")
 
 
 class ConfigError(Exception):
-    """Bad input, found before any work: shown to the user in one or two lines, without a traceback."""
+    """Bad input, found before any work: shown in one or two lines, without a traceback."""
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(f"{where}: {problem}" if where else problem)
@@ -49,13 +48,11 @@ NonNegative = Range(low=0)
 Fraction = Range(low=0, high=1)
 
 
-def read(
-    cls: type[T], data: Any, where: str = "", vocabulary: Mapping[str, Any] | None = None
-) -> T:
+def read(cls: type[T], data: Any, where: str = "") -> T:
     """Return `data` as an instance of the frozen dataclass `cls`.
 
-    Counts may be written `1e7` or `10_000_000`. `where` is the dotted path of `data` in the configuration;
-    `vocabulary` resolves annotations of a class that was defined outside its module.
+    Counts may be written `1e7` or `10_000_000`. `where` is the dotted path of `data` in the
+    configuration.
 
     Raises:
         ConfigError: for an unknown, missing, mistyped or out-of-range value, by its full name.
@@ -63,9 +60,7 @@ def read(
     if not isinstance(data, Mapping):
         raise ConfigError(where, f"expected a group of settings, got {_show(data)}")
     fields = {f.name: f for f in dataclasses.fields(typing.cast("Any", cls))}
-    hints = typing.get_type_hints(
-        cls, globalns=dict(vocabulary) if vocabulary else None, include_extras=True
-    )
+    hints = typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for key, value in typing.cast("Mapping[Any, Any]", data).items():
         if key not in fields:
@@ -114,12 +109,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         return _mapping(arguments[1], value, where)
     if dataclasses.is_dataclass(hint):
-        return read(typing.cast("type[Any]", hint), value, where, _vocabulary_of(hint))
+        return read(typing.cast("type[Any]", hint), value, where)
     return _SCALARS[hint](value, where)
-
-
-def _vocabulary_of(hint: Any) -> Mapping[str, Any]:
-    return vars(sys.modules[hint.__module__])
 
 
 def _in_range(value: Any, allowed: Range, where: str) -> Any:
@@ -138,7 +129,7 @@ def _choice(choices: Sequence[Any], value: Any, where: str) -> Any:
 
 
 def _alternative(hints: Sequence[Any], value: Any, where: str) -> Any:
-    """Convert to the first alternative that fits the shape of `value`; its own error is the one to show."""
+    """Convert to the first alternative that fits, or raise the last one's error."""
     if value is None:
         if type(None) in hints:
             return None
