@@ -21,7 +21,7 @@ from rlhydra.schema import ConfigError
 Array = NDArray[Any]
 
 
-class Diverged(Exception):
+class Diverged(Exception):  # noqa: N818 - an outcome of training, not a mistake
     """A loss or gradient is no longer finite: going on would only destroy the parameters."""
 
 
@@ -74,8 +74,9 @@ class Agent(ABC):
     ) -> tuple[Array, Tensor | None]:
         """Choose actions in evaluation: the best ones, or with a `generator` sampled ones.
 
-        Neither changes the agent nor its streams of randomness. `memory` is None at first; it is returned,
-        and where it is not None the caller sets `memory[..., copies, :]` to 0 for copies that start anew.
+        Neither changes the agent nor its streams of randomness. `memory` is None at first; it is
+        returned, and where it is not None the caller sets `memory[..., copies, :]` to 0 for copies
+        that start anew.
         """
 
     @abstractmethod
@@ -92,7 +93,7 @@ class Agent(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return everything that exact resume needs, as nested dicts of tensors, arrays and JSON values."""
+        """Return everything that exact resume needs: dicts of tensors, arrays, JSON values."""
 
     @abstractmethod
     def load(self, state: dict[str, Any]) -> None:
@@ -171,6 +172,11 @@ def load_into(part: Stateful | None, state: dict[str, Any] | None) -> None:
         raise ConfigError("agent", "the saved agent was made with other normalisation settings")
     if part is not None and state is not None:
         part.load(state)
+
+
+def copy_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of `net` as they are now."""
+    return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
 
 
 def load_network(net: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -1,15 +1,19 @@
 """Proximal policy optimisation (Schulman et al., 2017, https://arxiv.org/abs/1707.06347).
 
-Maximises eq. 9, L = E[ min(rₜ Âₜ, clip(rₜ, 1 - ε, 1 + ε) Âₜ) - c₁ (V - Vᵗᵃʳᵍ)² + c₂ S ], rₜ = π(a|s) / π_old(a|s),
-over several epochs of minibatches of each rollout; Â is the generalised advantage (Schulman et al., 2016).
+Maximises eq. 9, with rₜ = π(aₜ|sₜ) / π_old(aₜ|sₜ) and the generalised advantage Âₜ of Schulman et
+al. (2016), over several epochs of minibatches of each rollout:
+
+    L = E[ min(rₜ Âₜ, clip(rₜ, 1 - ε, 1 + ε) Âₜ) - c₁ (V(sₜ) - Vᵗᵃʳᵍ)² + c₂ S[π](sₜ) ]
 
 Deviations from the paper, with their reasons:
-- A truncated episode bootstraps from the value of its true last observation, as it did not end by itself
-  (Pardo et al., 2018); the original code treats it as terminated.
-- Advantages are normalised in each minibatch, gradients clipped by their norm, weights initialised orthogonally
-  (as in the authors' code; Huang et al., 2022, give the effects).
-- The value loss is ½ (V - Vᵗᵃʳᵍ)², so `value_coef` is twice the paper's c₁; its clipping is off by default,
-  which Andrychowicz et al. (2021) found better.
+- A truncated episode bootstraps from the value of its true last observation, as it did not end by
+  itself (Pardo et al., 2018); the authors' code treats it as terminated.
+- Advantages are normalised in each minibatch, gradients clipped by their norm, weights initialised
+  orthogonally (as in the authors' code; Huang et al., 2022, give the effects).
+- The value loss is ½ (V - Vᵗᵃʳᵍ)², so `value_coef` is twice the paper's c₁; its clipping is off by
+  default, which Andrychowicz et al. (2021) found better.
+- Statistics that normalise observations change between rollouts only, so that one policy, and not a
+  drifting one, acts throughout a rollout.
 """
 
 from __future__ import annotations
@@ -20,19 +24,13 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import Space
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from rlhydra.agent.agent import (
-    Agent,
-    Array,
-    load_into,
-    load_network,
-    optimizer_for,
-    set_lr,
-    state_of,
-)
+from rlhydra.agent.agent import Agent, Array, copy_of, load_into, load_network, state_of
+from rlhydra.agent.descent import Descent
 from rlhydra.clock import Clock
 from rlhydra.config import (
     AgentConfig,
@@ -42,7 +40,7 @@ from rlhydra.config import (
     Scheduled,
 )
 from rlhydra.env.environment import Transition
-from rlhydra.memory.rollout import Rollout, gae
+from rlhydra.memory.rollout import Rollout, explained_variance
 from rlhydra.net.actor_critic import ActorCritic, in_chunks
 from rlhydra.net.head import Head
 from rlhydra.net.moments import Moments, RewardScaler
@@ -95,6 +93,14 @@ class Batch(NamedTuple):
     value: Tensor  # old
 
 
+class Parts(NamedTuple):
+    """What a loss was made of, detached."""
+
+    policy: Tensor
+    value: Tensor
+    log_ratio: Tensor  # (B,), log π(a|s) - log π_old(a|s)
+
+
 def ppo_loss(
     net: ActorCritic,
     batch: Batch,
@@ -102,27 +108,23 @@ def ppo_loss(
     clip_value: float | None,
     value_coef: float,
     entropy_coef: float,
-) -> tuple[Tensor, Tensor]:
-    """Return the loss (eq. 9, negated) and its parts, detached: PPO.metrics without the schedules."""
+) -> tuple[Tensor, Parts]:
+    """Return the loss, which is eq. 9 negated, and its parts."""
     output, value = net(batch.obs)
-    log_prob, entropy = net.head.log_prob_entropy(output, batch.action)
-    log_ratio = log_prob - batch.log_prob
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    policy_loss = -torch.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
-    error = (value - batch.target).square()
-    if clip_value is not None:
+    log_ratio = net.head.log_prob(output, batch.action) - batch.log_prob
+    # min(r Â, clip(r, 1 - ε, 1 + ε) Â) = min(r Â, Â + ε |Â|), in half the operations
+    bound = batch.advantage + clip * batch.advantage.abs()
+    policy_loss = -torch.minimum(log_ratio.exp() * batch.advantage, bound).mean()
+    if clip_value is None:
+        value_loss = 0.5 * F.mse_loss(value, batch.target)
+    else:
         near_old = batch.value + (value - batch.value).clamp(-clip_value, clip_value)
-        error = torch.maximum(error, (near_old - batch.target).square())
-    value_loss = 0.5 * error.mean()
-    entropy_mean = entropy.mean()
-    loss = policy_loss + value_coef * value_loss - entropy_coef * entropy_mean
-    with torch.no_grad():
-        # Schulman's low-variance estimate of KL(old || new), http://joschu.net/blog/kl-approx.html
-        kl = (ratio - 1 - log_ratio).mean()
-        clip_fraction = (clipped != ratio).to(torch.float32).mean()
-        parts = torch.stack([policy_loss, value_loss, entropy_mean, kl, clip_fraction])
-    return loss, parts
+        errors = (value - batch.target).square(), (near_old - batch.target).square()
+        value_loss = 0.5 * torch.maximum(*errors).mean()
+    loss = policy_loss + value_coef * value_loss
+    if entropy_coef:
+        loss = loss - entropy_coef * net.head.entropy(output).mean()
+    return loss, Parts(policy_loss.detach(), value_loss.detach(), log_ratio.detach())
 
 
 class PPO(Agent):
@@ -131,9 +133,9 @@ class PPO(Agent):
     metrics: ClassVar = (
         "loss/policy",
         "loss/value",
-        "policy/entropy",
         "policy/kl",
         "policy/clip_fraction",
+        "policy/entropy",
         "loss/explained_variance",
         "schedule/lr",
         "schedule/clip",
@@ -153,13 +155,14 @@ class PPO(Agent):
         self.cfg = cfg
         self.net = ActorCritic(cfg.net, obs_space, action_space).to(device)
         self.head: Head = self.net.head
-        self.parameters = list(self.net.parameters())
-        self.optimizer = optimizer_for(cfg.optimizer, self.parameters, value_at(cfg.lr, 0, 1))
+        self.descent = Descent(
+            cfg.optimizer, self.net.parameters(), value_at(cfg.lr, 0, 1), cfg.max_grad_norm
+        )
         self.rollout = Rollout(
             cfg.horizon,
             num_envs,
             obs_space.shape,
-            torch.float32 if cfg.normalise_obs else torch.from_numpy(obs_space.low).dtype,
+            torch.from_numpy(obs_space.low).dtype,
             self.head.action_shape,
             self.head.action_dtype,
         )
@@ -168,22 +171,12 @@ class PPO(Agent):
 
     def act(self, obs: Array) -> Array:
         """Sample an action for each copy."""
-        if self.obs_moments is not None:
-            self.obs_moments.add(obs)
         with torch.no_grad():
             output = self.net.policy(self._tensor(obs))
             return self.head.sample(output, self.generator).cpu().numpy()
 
     def observe(self, transition: Transition) -> None:
-        """Add one vector step to the rollout, normalised as it was acted on."""
-        if self.reward_scaler is not None:
-            ended = transition.terminated | transition.truncated
-            transition = transition._replace(reward=self.reward_scaler(transition.reward, ended))
-        if self.obs_moments is not None:
-            transition = transition._replace(
-                obs=self.obs_moments.normalise(transition.obs),
-                next_obs=self.obs_moments.normalise(transition.next_obs),
-            )
+        """Add one vector step to the rollout."""
         self.rollout.add(transition)
 
     def update(self, clock: Clock) -> dict[str, float]:
@@ -194,73 +187,71 @@ class PPO(Agent):
         lr, clip, entropy_coef = (
             value_at(v, clock.frame, clock.max_frame) for v in (cfg.lr, cfg.clip, cfg.entropy_coef)
         )
-        set_lr(self.optimizer, lr)
-        batch, explained = self._batch()
-        parts = self._learn(batch, clip, entropy_coef)
+        batch, entropy, explained = self._batch()
+        parts = self._learn(batch, lr, clip, entropy_coef)
+        if self.obs_moments is not None:
+            # Only now: the rollout was acted upon, and learned from, with the statistics before it.
+            self.obs_moments.add(self.rollout.obs[:-1].flatten(0, 1).numpy())
         self.rollout.clear()
-        return dict(zip(self.metrics, (*parts, explained, lr, clip, entropy_coef), strict=True))
+        values = (*_summary(parts, clip), entropy, explained, lr, clip, entropy_coef)
+        return dict(zip(self.metrics, values, strict=True))
 
-    def _learn(self, batch: Batch, clip: float, entropy_coef: float) -> list[float]:
-        """Take a step for each minibatch of each epoch; return the mean parts of the loss."""
+    def _learn(self, batch: Batch, lr: float, clip: float, entropy_coef: float) -> list[Parts]:
+        """Take a step for each minibatch of each epoch."""
         cfg = self.cfg
-        parts: list[Tensor] = []
+        parts: list[Parts] = []
         for _ in range(cfg.epochs):
             for minibatch in self._minibatches(batch):
                 loss, part = ppo_loss(
                     self.net, minibatch, clip, cfg.clip_value, cfg.value_coef, entropy_coef
                 )
-                self.step(loss, self.parameters, self.optimizer, cfg.max_grad_norm)
+                self.descent.step(loss, lr)
+                self.opt_step += 1
                 parts.append(part)
-            if cfg.target_kl is not None and parts[-1][3] > cfg.target_kl:
+            if cfg.target_kl is not None and kl_estimate(parts[-1].log_ratio) > cfg.target_kl:
                 break
-        return torch.stack(parts).mean(0).tolist()
+        return parts
 
-    def _batch(self) -> tuple[Batch, float]:
-        """Return the whole rollout with its advantages, and how much of the returns the values explain."""
+    def _batch(self) -> tuple[Batch, float, float]:
+        """Return the rollout with advantages, the policy's entropy, the explained variance."""
         rollout, cfg = self.rollout, self.cfg
         horizon, copies = rollout.reward.shape
-        obs = rollout.obs.to(self.device).flatten(0, 1)
+        if self.reward_scaler is not None:
+            rollout.reward[:] = self.reward_scaler(rollout.reward, rollout.ended)
+        obs = self._tensor(rollout.obs.numpy()).flatten(0, 1)
         output, value = in_chunks(self.net, obs)
-        values = value.cpu().numpy().reshape(horizon + 1, copies)
-        next_values = values[1:].copy()
+        cut_values = None
         if rollout.cut_at:
-            (_, cut) = in_chunks(self.net, rollout.cut_observations().to(self.device))
-            steps, cut_copies = np.array(rollout.cut_at).T
-            next_values[steps, cut_copies] = cut.cpu().numpy()
-        values = values[:-1]
-        advantage = gae(
-            rollout.reward,
-            values,
-            next_values,
-            rollout.terminated,
-            rollout.ended,
-            cfg.gamma,
-            cfg.lam,
-        )
+            cut = in_chunks(self.net, self._tensor(np.stack(rollout.cut_obs)))[1]
+            cut_values = cut.cpu().numpy()
+        values = value.cpu().numpy().reshape(horizon + 1, copies)
+        advantage = rollout.advantages(values, cut_values, cfg.gamma, cfg.lam)
+        target = advantage + values[:-1]
         size = horizon * copies
         action = rollout.action.to(self.device).flatten(0, 1)
-        log_prob, _ = self.head.log_prob_entropy(output[:size], action)
-        target = advantage + values
-        explained = _explained_variance(values, target)
-        return Batch(
+        with torch.no_grad():
+            log_prob = self.head.log_prob(output[:size], action)
+            entropy = self.head.entropy(output[:size]).mean().item()
+        batch = Batch(
             obs[:size],
             action,
-            log_prob.detach(),
-            torch.from_numpy(advantage.reshape(size)).to(self.device),
-            torch.from_numpy(target.reshape(size)).to(self.device),
+            log_prob,
+            torch.from_numpy(advantage).to(self.device).flatten(),
+            torch.from_numpy(target).to(self.device).flatten(),
             value[:size],
-        ), explained
+        )
+        return batch, entropy, explained_variance(values[:-1], target)
 
     def _minibatches(self, batch: Batch) -> Iterator[Batch]:
-        """Yield every sample once, in random minibatches."""
-        numbers = torch.stack(batch[2:], 1)  # one gather for all four
-        order = torch.randperm(len(numbers), generator=self.generator, device=self.device)
-        for index in order.split(self.cfg.minibatch_size):
-            log_prob, advantage, target, value = numbers.index_select(0, index).unbind(1)
-            if self.cfg.normalise_advantage:
-                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-            obs, action = (x.index_select(0, index) for x in (batch.obs, batch.action))
-            yield Batch(obs, action, log_prob, advantage, target, value)
+        """Yield every sample once, in random minibatches, shuffled and normalised in one go."""
+        size = self.cfg.minibatch_size
+        order = torch.randperm(len(batch.advantage), generator=self.generator, device=self.device)
+        shuffled = Batch(*(x.index_select(0, order) for x in batch))
+        if self.cfg.normalise_advantage:
+            rows = shuffled.advantage.view(-1, size)
+            std, mean = torch.std_mean(rows, 1, keepdim=True)
+            shuffled = shuffled._replace(advantage=((rows - mean) / (std + 1e-8)).flatten())
+        yield from map(Batch, *(x.split(size) for x in shuffled))
 
     def play(
         self, obs: Array, memory: Tensor | None, generator: torch.Generator | None
@@ -280,7 +271,7 @@ class PPO(Agent):
 
     def weights(self) -> dict[str, Any]:
         """Return the network and the observations' statistics."""
-        return {"net": self.net.state_dict(), "obs_moments": state_of(self.obs_moments)}
+        return {"net": copy_of(self.net), "obs_moments": state_of(self.obs_moments)}
 
     def load_weights(self, weights: dict[str, Any]) -> None:
         """Take over what `weights` returned."""
@@ -292,7 +283,7 @@ class PPO(Agent):
         return {
             **self.weights(),
             **self.streams(),
-            "optimizer": self.optimizer.state_dict(),
+            "descent": self.descent.state(),
             "rollout": self.rollout.state(),
             "reward_scaler": state_of(self.reward_scaler),
         }
@@ -301,12 +292,26 @@ class PPO(Agent):
         """Take over what `state` returned."""
         self.load_weights(state)
         self.load_streams(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.load(state["descent"])
         self.rollout.load(state["rollout"])
         load_into(self.reward_scaler, state["reward_scaler"])
 
 
-def _explained_variance(values: Array, targets: Array) -> float:
-    """Return 1 - Var(target - value) / Var(target), or 0 where the targets do not vary."""
-    variance = float(np.var(targets))
-    return 1.0 - float(np.var(targets - values)) / variance if variance > 0 else 0.0
+def kl_estimate(log_ratio: Tensor) -> float:
+    """Estimate KL(old ‖ new) = E[r - 1 - log r] from samples of the old policy.
+
+    Schulman's low-variance estimate, http://joschu.net/blog/kl-approx.html
+    """
+    return (log_ratio.exp() - 1 - log_ratio).mean().item()
+
+
+def _summary(parts: list[Parts], clip: float) -> tuple[float, float, float, float]:
+    """Return the mean losses, the KL divergence and the share of ratios beyond the clip."""
+    log_ratio = torch.cat([part.log_ratio for part in parts])
+    clipped = (log_ratio.exp() - 1).abs() > clip
+    return (
+        torch.stack([part.policy for part in parts]).mean().item(),
+        torch.stack([part.value for part in parts]).mean().item(),
+        kl_estimate(log_ratio),
+        clipped.to(torch.float32).mean().item(),
+    )

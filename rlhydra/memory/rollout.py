@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rlhydra.env.environment import Transition
 
@@ -24,19 +23,23 @@ def gae(
     gamma: float,
     lam: float,
 ) -> Floats:
-    """Return advantages Âₜ = δₜ + γλ Âₜ₊₁, cut where an episode ended (Schulman et al., 2016, eq. 16).
+    """Return advantages Âₜ = δₜ + γλ Âₜ₊₁ (Schulman et al., 2016, eq. 16).
 
-    All arrays are (T, N). `next_values` are those of the true successors. `terminated` stops bootstrapping;
-    `ended` (terminated or truncated) only stops the sum.
+    δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ). All arrays are (T, N). `next_values` are those of the true
+    successors. `terminated` stops bootstrapping; `ended` (terminated or truncated) only the sum.
     """
-    deltas = rewards + gamma * next_values * ~terminated - values
-    decay = (gamma * lam) * ~ended
-    advantages = np.empty_like(values)
-    running = np.zeros_like(values[0])
-    for t in range(len(rewards) - 1, -1, -1):
-        running = deltas[t] + decay[t] * running
-        advantages[t] = running
+    bootstrap = np.float32(gamma) * (~terminated).astype(np.float32)
+    decay = np.float32(gamma * lam) * (~ended).astype(np.float32)
+    advantages = (rewards + bootstrap * next_values - values).astype(np.float32, copy=False)
+    for t in range(len(rewards) - 2, -1, -1):
+        advantages[t] += decay[t] * advantages[t + 1]
     return advantages
+
+
+def explained_variance(values: Floats, targets: Floats) -> float:
+    """Return 1 - Var(target - value) / Var(target), or 0 where the targets do not vary."""
+    variance = float(np.var(targets))
+    return 1.0 - float(np.var(targets - values)) / variance if variance > 0 else 0.0
 
 
 class Rollout:
@@ -92,9 +95,19 @@ class Rollout:
         self.cut_at.clear()
         self.cut_obs.clear()
 
-    def cut_observations(self) -> Tensor:
-        """Return the successors at `cut_at` as a batch."""
-        return torch.from_numpy(np.stack(self.cut_obs))
+    def advantages(
+        self, values: Floats, cut_values: Floats | None, gamma: float, lam: float
+    ) -> Floats:
+        """Return the full rollout's advantages (T, N).
+
+        `values` (T + 1, N) are those of `obs`, `cut_values` those of `cut_obs`.
+        """
+        next_values = values[1:]
+        if self.cut_at:
+            next_values = next_values.copy()
+            steps, copies = np.array(self.cut_at).T
+            next_values[steps, copies] = cut_values
+        return gae(self.reward, values[:-1], next_values, self.terminated, self.ended, gamma, lam)
 
     def state(self) -> dict[str, Any]:
         """Return the steps so far."""
@@ -106,7 +119,7 @@ class Rollout:
             "terminated": self.terminated[:n].copy(),
             "ended": self.ended[:n].copy(),
             "cut_at": [list(at) for at in self.cut_at],
-            "cut_obs": self.cut_observations() if self.cut_obs else None,
+            "cut_obs": np.stack(self.cut_obs) if self.cut_obs else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -118,4 +131,4 @@ class Rollout:
         self.terminated[:n] = state["terminated"]
         self.ended[:n] = state["ended"]
         self.cut_at = [(t, copy) for t, copy in state["cut_at"]]
-        self.cut_obs = [] if state["cut_obs"] is None else list(state["cut_obs"].numpy())
+        self.cut_obs = [] if state["cut_obs"] is None else list(state["cut_obs"])

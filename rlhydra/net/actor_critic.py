@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from gymnasium import Space
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlhydra.config import NetConfig
 from rlhydra.net.head import head_for
-from rlhydra.net.trunk import feature_size, network, orthogonal
+from rlhydra.net.trunk import Network, feature_size, network, orthogonal
 
 
 class ActorCritic(nn.Module):
@@ -20,35 +20,30 @@ class ActorCritic(nn.Module):
     def __init__(self, cfg: NetConfig, obs_space: Box, action_space: Space[Any]) -> None:
         super().__init__()
         self.head = head_for(action_space)
-        if cfg.shared:
-            self.trunk: nn.Module = network(cfg, obs_space, None)
+        self.trunk = network(cfg, obs_space, None) if cfg.shared else None
+        if self.trunk is None:
+            self.actor = network(cfg, obs_space, self.head.size, 0.01)
+            self.critic = network(cfg, obs_space, 1, 1.0)
+        else:
             width = feature_size(cfg, obs_space)
-            self.actor = nn.Sequential(nn.Linear(width, self.head.size))
-            self.critic = nn.Sequential(nn.Linear(width, 1))
+            self.actor = Network(nn.Linear(width, self.head.size))
+            self.critic = Network(nn.Linear(width, 1))
             if cfg.init == "orthogonal":
                 orthogonal(self.actor, 0.01)
                 orthogonal(self.critic, 1.0)
-        else:
-            self.trunk = nn.Identity()
-            self.actor = network(cfg, obs_space, self.head.size, 0.01)
-            self.critic = network(cfg, obs_space, 1, 1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the policy's outputs (B, ...) and the values (B,)."""
-        features = self.trunk(obs)
+        features = obs if self.trunk is None else self.trunk(obs)
         return self.actor(features), self.critic(features).squeeze(-1)
 
     def policy(self, obs: Tensor) -> Tensor:
         """Return the policy's outputs alone."""
-        return cast("Tensor", self.actor(self.trunk(obs)))
-
-    def value(self, obs: Tensor) -> Tensor:
-        """Return the values (B,) alone."""
-        return cast("Tensor", self.critic(self.trunk(obs)).squeeze(-1))
+        return self.actor(obs if self.trunk is None else self.trunk(obs))
 
 
 def in_chunks(function: nn.Module, obs: Tensor, size: int = 2048) -> tuple[Tensor, ...]:
-    """Apply `function` to a large batch piece by piece: a rollout of images would need gigabytes at once."""
+    """Apply `function` to a large batch piece by piece: images would need gigabytes at once."""
     with torch.no_grad():
         pieces = [function(chunk) for chunk in obs.split(size)]
     return tuple(torch.cat(piece) for piece in zip(*pieces, strict=True))

@@ -1,7 +1,7 @@
 """Action distributions as pure functions of a policy network's output.
 
-`torch.distributions` checks and wraps at each call, which doubles the time of choosing an action for a
-small network; the formulas are short.
+`torch.distributions` checks and wraps at each call, which doubles the time of choosing an action
+for a small network; the formulas are short.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from gymnasium import Space
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor, nn
@@ -33,8 +34,12 @@ class Head(Protocol):
         """Return the likeliest action for each row."""
         ...
 
-    def log_prob_entropy(self, output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each action's log-probability and each distribution's entropy, both (B,)."""
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Return each action's log-probability (B,)."""
+        ...
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """Return each distribution's entropy (B,), in nats."""
         ...
 
 
@@ -47,19 +52,21 @@ class Categorical:
         self.action_dtype = torch.int64
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw by the exponential race: argmax p/e with e ~ Exp(1) has distribution p."""
-        race = torch.empty_like(output).exponential_(generator=generator)
-        return (output.softmax(-1) / race).argmax(-1)
+        """Draw by the Gumbel-max trick."""
+        return _gumbel(output, generator).argmax(-1)
 
     def mode(self, output: Tensor) -> Tensor:
         """Return the likeliest choice."""
         return output.argmax(-1)
 
-    def log_prob_entropy(self, output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p(a) and -sum p log p."""
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Return log p(a)."""
+        return -F.cross_entropy(output, action, reduction="none")
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """Return -Σ p log p."""
         log_probs = output.log_softmax(-1)
-        log_prob = log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-        return log_prob, -(log_probs.exp() * log_probs).sum(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
 
 
 class MultiCategorical:
@@ -73,24 +80,27 @@ class MultiCategorical:
         self.action_dtype = torch.int64
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw each choice."""
-        pieces = zip(self._parts, output.split(self._sizes, -1), strict=True)
-        return torch.stack([part.sample(piece, generator) for part, piece in pieces], -1)
+        """Draw each choice by the Gumbel-max trick."""
+        return self.mode(_gumbel(output, generator))
 
     def mode(self, output: Tensor) -> Tensor:
         """Return the likeliest choices."""
         return torch.stack([piece.argmax(-1) for piece in output.split(self._sizes, -1)], -1)
 
-    def log_prob_entropy(self, output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums over the choices."""
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Return the sum over the choices."""
         pieces = zip(self._parts, output.split(self._sizes, -1), action.unbind(-1), strict=True)
-        terms = [part.log_prob_entropy(piece, choice) for part, piece, choice in pieces]
-        log_probs, entropies = zip(*terms, strict=True)
-        return torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0)
+        terms = [part.log_prob(piece, choice) for part, piece, choice in pieces]
+        return torch.stack(terms).sum(0)
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """Return the sum over the choices."""
+        pieces = zip(self._parts, output.split(self._sizes, -1), strict=True)
+        return torch.stack([part.entropy(piece) for part, piece in pieces]).sum(0)
 
 
 class DiagonalGaussian(nn.Module):
-    """Independent normals; the output is their means, the log-deviations are parameters of their own."""
+    """Independent normals; the output is their means, the log-deviations are parameters."""
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
@@ -108,13 +118,20 @@ class DiagonalGaussian(nn.Module):
         """Return the means."""
         return output
 
-    def log_prob_entropy(self, output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums over the dimensions."""
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Return Σ log N(a; μ, σ)."""
         z = (action - output) * (-self.log_std).exp()
-        total = self.log_std.sum()
-        log_prob = -0.5 * (z.square().sum(-1) + self.size * LOG_TWO_PI) - total
-        entropy = total + 0.5 * self.size * (1 + LOG_TWO_PI)
-        return log_prob, entropy.expand(len(output))
+        constant = self.log_std.sum() + 0.5 * self.size * LOG_TWO_PI
+        return -0.5 * z.square().sum(-1) - constant
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """Return Σ log σ + ½ log 2πe, the same in every state."""
+        return (self.log_std.sum() + 0.5 * self.size * (1 + LOG_TWO_PI)).expand(len(output))
+
+
+def _gumbel(output: Tensor, generator: torch.Generator) -> Tensor:
+    """Return logits + standard Gumbel noise, -log E with E ~ Exp(1): the argmax is a sample."""
+    return output - torch.empty_like(output).exponential_(generator=generator).log_()
 
 
 def head_for(space: Space[Any]) -> Head:

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 
 class Moments:
-    """Mean and variance of a stream of vectors, updated in batches (Chan et al., 1979)."""
+    """Mean and variance of a stream of arrays, updated in batches (Chan et al., 1979)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.mean = np.zeros(shape, np.float64)
         self.variance = np.ones(shape, np.float64)
-        self.count = 1e-4
+        self.count = 0
+        self._prepare()
 
     def add(self, batch: NDArray[Any]) -> None:
         """Take in `batch` (B, *shape)."""
@@ -25,11 +26,16 @@ class Moments:
         self.variance = (squares + np.square(delta) * (self.count * size / total)) / total
         self.mean = self.mean + delta * (size / total)
         self.count = total
+        self._prepare()
 
     def normalise(self, batch: NDArray[Any], limit: float = 10.0) -> NDArray[np.float32]:
         """Return (batch - mean) / deviation, clipped to [-limit, limit]."""
-        scaled = (batch - self.mean) / np.sqrt(self.variance + 1e-8)
-        return np.clip(scaled, -limit, limit).astype(np.float32)
+        scaled = (batch - self._shift) * self._scale
+        return np.clip(scaled, -limit, limit, out=scaled)
+
+    def _prepare(self) -> None:
+        self._shift = self.mean.astype(np.float32)
+        self._scale = (1 / np.sqrt(self.variance + 1e-8)).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs."""
@@ -37,8 +43,9 @@ class Moments:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over the statistics of `state`."""
-        self.mean, self.variance = state["mean"], state["variance"]
-        self.count = state["count"]
+        self.mean, self.variance = np.array(state["mean"]), np.array(state["variance"])
+        self.count = int(state["count"])
+        self._prepare()
 
 
 class RewardScaler:
@@ -50,10 +57,14 @@ class RewardScaler:
         self._moments = Moments(())
 
     def __call__(self, reward: NDArray[Any], ended: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the scaled rewards (N,) of one vector step, and take them in."""
-        self._returns = self._returns * self._gamma + reward
-        self._moments.add(self._returns)
-        self._returns[ended] = 0.0
+        """Take in the rewards (T, N) of T vector steps, and return them scaled."""
+        returns = np.empty(reward.shape, np.float64)
+        running = self._returns
+        for t in range(len(reward)):
+            returns[t] = running * self._gamma + reward[t]
+            running = returns[t] * ~ended[t]
+        self._returns = running
+        self._moments.add(returns.reshape(-1))
         scaled = reward / np.sqrt(self._moments.variance + 1e-8)
         return np.clip(scaled, -10.0, 10.0).astype(np.float32)
 
@@ -63,5 +74,5 @@ class RewardScaler:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over the statistics of `state`."""
-        self._returns = state["returns"]
+        self._returns = np.array(state["returns"])
         self._moments.load(state["moments"])
