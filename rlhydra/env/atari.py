@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import ale_py
 import numpy as np
@@ -16,11 +16,14 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from rlhydra.config import EnvConfig
-from rlhydra.env.environment import Array, Environment, Mask, Step
+from rlhydra.env.environment import Array, Environment, Step
 from rlhydra.schema import ConfigError, Fraction, Positive, near
 
 FRAME_SKIP = 4  # emulator frames per frame
 SCREEN = (84, 84)
+OPTIONS = ("img_height", "img_width", "maxpool", "use_fire_reset", "thread_affinity_offset")
+
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # or each game prints a banner
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class AtariEnvironmentConfig(EnvConfig):
 class AtariEnvironment(Environment):
     """Copies of a game as 84 x 84 grey frames, stacked; they run on `threads` threads."""
 
+    # A seeded reset of one copy takes 70 ms: not more often.
+    RESEED_AFTER: ClassVar[int] = 8192
+
+    frame_skip: ClassVar[int] = FRAME_SKIP
+
     sampled = True  # a greedy policy can wait for ever where only chance would fire
 
     def __init__(
@@ -50,9 +58,10 @@ class AtariEnvironment(Environment):
         threads: int = 1,
     ) -> None:
         """Make `num_envs` copies; `training=False` neither splits lives nor changes rewards."""
-        options = {**cfg.kwargs, **({} if training else cfg.eval_kwargs)}
-        # Rewards stay raw here, or true returns are lost; the learner's are made from them. Lives are
-        # split by life_loss_info: episodic_life would restart the whole game at each lost life.
+        obs_space, action_space = self.spaces(cfg)
+        super().__init__(cfg.id, num_envs, obs_space, action_space, seed)
+        # Rewards stay raw here, or true returns are lost; the learner's are made from them. Lives
+        # are split by life_loss_info: episodic_life would restart the game at each lost life.
         self._copies = AtariVectorEnv(
             rom(cfg),
             num_envs,
@@ -66,42 +75,46 @@ class AtariEnvironment(Environment):
             noop_max=cfg.noop_max,
             reward_clipping=False,
             life_loss_info=training and not cfg.full_game,
-            **options,
+            **_options(cfg, training=training),
         )
-        obs_space, action_space = self.spaces(cfg)
-        super().__init__(num_envs, obs_space, action_space, seed)
         self._sign = training and cfg.reward == "sign"
         self._frames = np.zeros(num_envs, np.int32)  # emulator frames of the running games
-        self._current = self._obs
+        self._started_obs = self._obs
 
     @classmethod
     def spaces(cls, cfg: AtariEnvironmentConfig) -> tuple[Box, Space[Any]]:
         """Ask the game itself for its actions; the observations are ours."""
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        options = {**_options(cfg, training=True), **_options(cfg, training=False)}
         ale = ale_py.ALEInterface()
-        ale.loadROM(roms.get_rom_path(rom(cfg)))
+        ale.loadROM(str(roms.get_rom_path(rom(cfg))))
         actions = ale.getLegalActionSet() if cfg.full_actions else ale.getMinimalActionSet()
-        return Box(0, 255, (cfg.frame_stack, *SCREEN), np.uint8), Discrete(len(actions))
+        screen = (options.get("img_height", SCREEN[0]), options.get("img_width", SCREEN[1]))
+        return Box(0, 255, (cfg.frame_stack, *screen), np.uint8), Discrete(len(actions))
 
     def _advance(self, action: Array) -> Step:
         obs, reward, terminated, truncated, info = self._copies.step(action)
-        # A game over restarts the copy within the step; a mere lost life does not.
+        # A game over restarts the copy within the step, so that its count of frames begins anew; a
+        # mere lost life does not. (The count may rise: a game cut short has fewer frames than the
+        # next one's no-ops.)
         frames = info["episode_frame_number"]
-        over = frames < self._frames
+        ended = truncated | (terminated & (frames != self._frames + FRAME_SKIP))
         self._frames = frames
-        self._current = obs
-        if over.any():
+        self._started_obs = obs
+        over = np.flatnonzero(ended).tolist()
+        if over:
             obs = obs.copy()
             obs[over] = info["final_obs"][over]
         return Step(obs, reward, terminated, truncated & ~terminated, over)
 
-    def _restart(self, over: Mask, seeds: NDArray[np.int64] | None) -> Array:
+    def _restart(self, copies: list[int], seeds: list[int] | None) -> Array:
         if seeds is not None:
-            self._current, info = self._copies.reset(
-                seed=seeds.astype(np.int32), options={"reset_mask": over}
+            mask = np.zeros(self.num_envs, np.bool_)
+            mask[copies] = True
+            self._started_obs, info = self._copies.reset(
+                seed=np.array(seeds, np.int32), options={"reset_mask": mask}
             )
             self._frames = info["episode_frame_number"]
-        return self._current
+        return self._started_obs[copies]
 
     def learner_reward(self, reward: Array) -> NDArray[np.float32]:
         """Return the sign of each reward, in training, where so configured (Mnih et al., 2015)."""
@@ -110,6 +123,16 @@ class AtariEnvironment(Environment):
     def close(self) -> None:
         """Stop the threads."""
         self._copies.close()
+
+
+def _options(cfg: AtariEnvironmentConfig, *, training: bool) -> dict[str, Any]:
+    """Return what `kwargs` asks of AtariVectorEnv beyond this module's own settings."""
+    group, options = ("kwargs", cfg.kwargs) if training else ("eval_kwargs", cfg.eval_kwargs)
+    for name in options:
+        if name not in OPTIONS:
+            problem = f"AtariVectorEnv takes {', '.join(OPTIONS)} here{near(name, OPTIONS)}"
+            raise ConfigError(f"env.{group}.{name}", problem)
+    return dict(options if training else {**cfg.kwargs, **options})
 
 
 def rom(cfg: AtariEnvironmentConfig) -> str:

@@ -9,60 +9,68 @@ from gymnasium import Space
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
+
 
 class History:
     """A ring of vector actions, long enough for the copy that was seeded longest ago."""
 
     def __init__(self, num_envs: int, action_space: Space[Any], capacity: int = 1024) -> None:
         small = isinstance(action_space, Discrete) and action_space.n <= 256
-        dtype = np.uint8 if small else action_space.dtype
-        self._actions = np.zeros((capacity, num_envs, *(action_space.shape or ())), dtype)
+        self._dtype = action_space.dtype
+        kept = np.uint8 if small else self._dtype
+        self._actions: Array = np.zeros((capacity, num_envs, *(action_space.shape or ())), kept)
         self._now = 0  # vector steps so far
-        self._since = np.zeros(num_envs, np.int64)  # the step of each copy's last seeding
+        self._since = [0] * num_envs  # the step of each copy's last seeding
+        self._oldest = 0  # the earliest of them
 
-    def add(self, action: NDArray[Any]) -> None:
+    def add(self, action: Array) -> None:
         """Append one vector action (N, ...)."""
-        capacity = len(self._actions)
-        if self._now - self._since.min() >= capacity:
+        if self._now - self._oldest >= len(self._actions):
             self._grow()
-            capacity = len(self._actions)
-        self._actions[self._now % capacity] = action
+        self._actions[self._now % len(self._actions)] = action
         self._now += 1
 
-    def lengths(self) -> NDArray[np.int64]:
-        """Return for each copy the number of actions since its seeding (N,)."""
-        return self._now - self._since
+    def length(self, copy: int) -> int:
+        """Return the number of actions of a copy since its seeding."""
+        return self._now - self._since[copy]
 
-    def forget(self, copies: NDArray[np.bool_]) -> None:
+    def forget(self, copies: list[int]) -> None:
         """Let the histories of `copies` begin here."""
-        self._since[copies] = self._now
+        for copy in copies:
+            self._since[copy] = self._now
+        self._oldest = min(self._since)
 
-    def back(self, steps: int) -> NDArray[Any]:
-        """Return the vector action that was added `steps` ago, 1 being the last."""
-        return self._actions[(self._now - steps) % len(self._actions)]
+    def last(self, steps: int) -> Array:
+        """Return a copy of the last so many vector actions (steps, N, ...), oldest first."""
+        return self._actions[self._rows(steps)].astype(self._dtype, copy=False)
+
+    def of(self, copy: int, steps: int) -> Array:
+        """Return the last so many actions of one copy (steps, ...), oldest first."""
+        return self._actions[self._rows(steps), copy].astype(self._dtype, copy=False)
+
+    def _rows(self, steps: int) -> NDArray[np.int64]:
+        return np.arange(self._now - steps, self._now) % len(self._actions)
 
     def state(self) -> dict[str, Any]:
-        """Return the actions still needed, oldest first."""
-        lengths = self.lengths()
-        longest = int(lengths.max())
-        steps = np.arange(self._now - longest, self._now) % len(self._actions)
-        return {"actions": self._actions[steps], "lengths": lengths}
+        """Return the actions still needed, oldest first, and how many of them are each copy's."""
+        lengths = [self.length(copy) for copy in range(len(self._since))]
+        return {"actions": self._actions[self._rows(max(lengths))], "lengths": lengths}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over the histories of `state`."""
-        actions = state["actions"]
+        actions = np.asarray(state["actions"])
         while len(self._actions) <= len(actions):
             self._grow()
         self._now = len(actions)
         self._actions[: self._now] = actions
-        self._since[:] = self._now - state["lengths"]
+        self._since = [self._now - int(length) for length in state["lengths"]]
+        self._oldest = min(self._since)
 
     def _grow(self) -> None:
-        """Double the ring, oldest action first."""
+        """Double the ring; step t stays at t modulo its length."""
         capacity = len(self._actions)
-        ordered = np.roll(self._actions, -(self._now % capacity), axis=0)
-        oldest = self._now - capacity
-        self._actions = np.concatenate([ordered, np.zeros_like(ordered)])
-        if oldest > 0:
-            self._now -= oldest
-            self._since -= oldest
+        steps = np.arange(self._now - capacity, self._now)
+        grown = np.zeros((2 * capacity, *self._actions.shape[1:]), self._actions.dtype)
+        grown[steps % len(grown)] = self._actions[steps % capacity]
+        self._actions = grown
