@@ -1,4 +1,4 @@
-"""Checkpoints: nested state on disk as safetensors and JSON, written beside and renamed; no pickle."""
+"""Checkpoints: nested state on disk as safetensors and JSON, replaced atomically; no pickle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from rlhydra.files import write_atomically
+from rlhydra.files import WRITING, write_atomically, write_beside
 from rlhydra.schema import ConfigError
 
 log = logging.getLogger(__name__)
@@ -25,52 +25,80 @@ GENERATIONS = ("latest", "previous")
 class Checkpoints:
     """The checkpoints of one session: two generations of its full state, and the best weights.
 
-    Each is `<name>.json`, which holds the plain values, and the tensors' file that it names with its
-    SHA-256. The JSON file is replaced last, so what it names is always whole.
+    Each is `<name>.json`, which holds the plain values, and the tensors' file that it names with
+    its SHA-256. Tensors' files are named after their content and never written again; the JSON file
+    comes last, so what it names is always whole.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._states: list[str] = []  # tensors' files of the generations, latest first
+        self._best: str | None = None
 
     def save(self, frame: int, state: dict[str, Any]) -> None:
-        """Write the full state as `latest`; what was latest becomes `previous`."""
-        tensors = self._write_tensors(f"state-{frame}", state)
+        """Write the full state as `latest`; what was latest becomes `previous`.
+
+        Raises:
+            OSError: where the disk is full; both generations are as they were.
+        """
         latest, previous = (self.folder / f"{name}.json" for name in GENERATIONS)
+        tensors, head = self._write_tensors("state", frame, state)
+        try:
+            ready = write_beside(latest, _sealed(head))
+        except OSError:
+            self._remove({tensors.name} - {*self._states})
+            raise
         if latest.exists():
             latest.replace(previous)
-        self._write_json("latest", frame, *tensors)
-        self._sweep("state-*", GENERATIONS)
+        ready.replace(latest)
+        generations = [tensors.name, *self._states[:1]]
+        self._remove({*self._states} - {*generations})
+        self._states = generations
 
     def save_weights(self, frame: int, weights: dict[str, Any], *, best: bool, keep: bool) -> None:
-        """Write what is needed to play; `keep` leaves it for good, under its frame."""
-        tensors = self._write_tensors(f"weights-{frame}", weights)
-        if keep:
-            self._write_json(f"weights-{frame}", frame, *tensors)
+        """Write what is needed to play; `keep` leaves it for good, under its frame.
+
+        Raises:
+            OSError: where the disk is full; the best weights are as they were.
+        """
+        tensors, head = self._write_tensors("weights", frame, weights)
+        names = [f"weights-{frame}"] * keep + ["best"] * best
+        try:
+            for name in names:
+                write_atomically(self.folder / f"{name}.json", _sealed(head))
+        except OSError:
+            self._discard(tensors.name)
+            raise
         if best:
-            self._write_json("best", frame, *tensors)
-        kept = [path.stem for path in self.folder.glob("weights-*.json")]
-        self._sweep("weights-*.safetensors", ("best", *kept))
+            before, self._best = self._best, tensors.name
+            if before is not None and before != tensors.name:
+                self._discard(before)
 
     def load(self) -> dict[str, Any] | None:
         """Return the latest full state that can be read, or None where there was never one.
 
+        What an interrupted write left over is removed, and so is a latest state that is damaged.
+
         Raises:
             ConfigError: where there are checkpoints, but none can be read.
         """
+        heads = [self.folder / f"{name}.json" for name in GENERATIONS]
         problems: list[str] = []
-        for name in GENERATIONS:
-            path = self.folder / f"{name}.json"
-            if not path.exists():
-                continue
-            try:
-                return self.read(path)
-            except ConfigError as error:
-                problems.append(str(error))
-                log.warning("%s; trying the one before", error)
-        if not problems and not list(self.folder.glob("state-*")):
-            return None
-        reasons = "; ".join(problems) or "the JSON files are gone"
-        raise ConfigError(str(self.folder), f"no checkpoint can be read: {reasons}")
+        state = None
+        for path in heads:
+            if state is None and path.exists():
+                try:
+                    state = self.read(path)
+                except ConfigError as error:
+                    problems.append(str(error))
+        if state is None and (problems or any(self.folder.glob("state-*"))):
+            reasons = "; ".join(problems) or "its JSON file is gone"
+            raise ConfigError(str(self.folder), f"no checkpoint can be read: {reasons}")
+        if state is not None and problems:
+            log.warning("%s; going on from the checkpoint before", *problems)
+            heads[1].replace(heads[0])  # or the next save would make the damaged one `previous`
+        self._tidy()
+        return state
 
     @staticmethod
     def read(path: Path) -> dict[str, Any]:
@@ -80,34 +108,68 @@ class Checkpoints:
             ConfigError: where a file is missing or damaged.
         """
         try:
-            head = json.loads(path.read_text(encoding="utf-8"))
+            head = _unsealed(path)
             tensors = path.parent / Path(head["file"]).name
             data = tensors.read_bytes()
-            if hashlib.sha256(data).hexdigest() != head["sha256"]:
+            if _hash(data) != head["sha256"]:
                 raise ConfigError(str(tensors), "the checkpoint is damaged: its checksum differs")
             return cast("dict[str, Any]", _unpack(head["tree"], load_tensors(data)))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise ConfigError(str(path), f"the checkpoint cannot be read: {error}") from error
 
-    def _write_tensors(self, stem: str, state: dict[str, Any]) -> tuple[str, str, Any]:
+    def _write_tensors(
+        self, kind: str, frame: int, state: dict[str, Any]
+    ) -> tuple[Path, dict[str, Any]]:
         tensors: dict[str, torch.Tensor] = {}
         tree = _pack(state, "", tensors)
         data = save_tensors(tensors)
-        name = f"{stem}.safetensors"
-        write_atomically(self.folder / name, data)
-        return name, hashlib.sha256(data).hexdigest(), tree
+        sha256 = _hash(data)
+        path = self.folder / f"{kind}-{frame}-{sha256[:12]}.safetensors"
+        write_atomically(path, data)
+        return path, {"frame": frame, "file": path.name, "sha256": sha256, "tree": tree}
 
-    def _write_json(self, name: str, frame: int, file: str, sha256: str, tree: Any) -> None:
-        head = {"frame": frame, "file": file, "sha256": sha256, "tree": tree}
-        write_atomically(self.folder / f"{name}.json", json.dumps(head).encode())
+    def _tidy(self) -> None:
+        """Learn which tensors' files are in use and remove the others."""
+        self._states = [file for name in GENERATIONS if (file := self._file(name))]
+        self._best = self._file("best")
+        kept = [self._file(path.stem) for path in self.folder.glob("weights-*.json")]
+        leftovers = {path.name for path in self.folder.glob("*.safetensors")}
+        leftovers |= {path.name for path in self.folder.glob(f".*{WRITING}")}
+        self._remove(leftovers - {*self._states, self._best, *kept})
 
-    def _sweep(self, pattern: str, names: tuple[str, ...]) -> None:
-        """Remove the tensors' files of `pattern` that no JSON file of `names` refers to."""
-        heads = [self.folder / f"{name}.json" for name in names]
-        used = {json.loads(head.read_text())["file"] for head in heads if head.exists()}
-        for path in self.folder.glob(pattern):
-            if path.name not in used:
-                path.unlink()
+    def _discard(self, weights: str) -> None:
+        """Remove a file of weights, unless it is kept for good under its frame."""
+        frame = weights.split("-")[1]
+        if self._file(f"weights-{frame}") != weights:
+            self._remove({weights})
+
+    def _file(self, name: str) -> str | None:
+        path = self.folder / f"{name}.json"
+        try:
+            return str(_unsealed(path)["file"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def _remove(self, names: set[str]) -> None:
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sealed(head: dict[str, Any]) -> bytes:
+    """Return the JSON of `head`, with its own checksum."""
+    return json.dumps({"checksum": _hash(json.dumps(head).encode()), **head}).encode()
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    head = json.loads(path.read_text(encoding="utf-8"))
+    # Numbers and texts come back from JSON as they went in, so the same text is made of them.
+    if head.pop("checksum") != _hash(json.dumps(head).encode()):
+        raise ValueError("it is damaged: its checksum differs")
+    return head
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

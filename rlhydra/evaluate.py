@@ -25,8 +25,8 @@ def play(
 ) -> list[Game]:
     """Play `episodes` whole games in each copy and return them all.
 
-    A fixed quota for each copy: the first games to finish would favour short ones. Neither the agent nor its
-    streams of randomness change. Fewer games return where `stopped` says so in between.
+    A fixed quota for each copy: the first games to finish would favour short ones. Neither the
+    agent nor its streams of randomness change. Fewer games return where `stopped` says so.
     """
     env_seed, action_seed = seed.spawn(2)
     generator = None

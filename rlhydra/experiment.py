@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from rlhydra.config import Config, NetConfig, differing_keys, parse, target_class
 from rlhydra.env.environment import Environment, action_kind
+from rlhydra.lock import sole_owner
 from rlhydra.schema import ConfigError
 from rlhydra.trial import Trial
 
@@ -85,16 +85,12 @@ def run_job(composed: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).resolve()
     names = {group: str(hydra.runtime.choices.get(group)) for group in ("agent", "env")}
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        fail(ConfigError(str(folder), "another process is running a trial in this folder"))
-    try:
-        trial = Trial(composed, folder, names)
-        code = trial.run()
-    finally:
-        lock.release()
+        with sole_owner(folder):
+            trial = Trial(composed, folder, names)
+            code = trial.run()
+    except ConfigError as error:
+        fail(error)
     if code:
         sys.exit(code)
     return trial.objective

@@ -1,11 +1,10 @@
-"""What a session writes while it runs: episodes.csv, train.csv, eval.csv, and TensorBoard's events."""
+"""What a session writes while it runs: three CSV files, and the same for TensorBoard."""
 
 from __future__ import annotations
 
-import io
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import numpy as np
 from rlhydra.clock import Clock
 from rlhydra.env.environment import Game
 from rlhydra.events import EventFile
+from rlhydra.files import Growing
+from rlhydra.schema import ConfigError
 
 EPISODES = ("frame", "wall_time", "return", "length")
 TRAIN = ("frame", "wall_time", "opt_step", "fps")  # then the agent's metrics
@@ -26,57 +27,104 @@ Value = float | int | None
 
 
 class Rows:
-    """A CSV file that only grows; rows reach the disk at `flush`."""
+    """A CSV file that only grows; rows reach the disk at `flush`, whole."""
 
-    def __init__(self, path: Path, columns: Sequence[str], size: int | None) -> None:
-        """Open the file and keep its first `size` bytes, or with None no row."""
+    def __init__(self, path: Path, columns: Sequence[str], state: dict[str, Any] | None) -> None:
+        """Open the file; with a `state`, cut off the rows behind it, else all.
+
+        Raises:
+            ConfigError: where the rows are not those that `state` knows of.
+        """
         header = (",".join(columns) + "\n").encode()
-        size = len(header) if size is None else size
-        self._pending = io.StringIO()
-        self._file = path.open("ab")
-        if path.stat().st_size > size:
-            self._file.truncate(size)
-        if self._file.seek(0, io.SEEK_END) == 0:
-            self._file.write(header)
+        self._pending: list[str] = []
+        self._file = Growing(path, 0 if state is None else state["size"])
+        if state is None:
+            self._file.append(header)
+        elif self.state() != state:
+            problem = "its rows were changed or lost after the checkpoint was written"
+            raise ConfigError(str(path), f"{problem}; put the file back, or choose another folder")
+        elif _first_line(path) != header:
+            problem = f"expected the columns {','.join(columns)}; choose another folder"
+            raise ConfigError(str(path), problem)
 
     def add(self, row: Iterable[Value]) -> None:
         """Add one row; None is an empty cell."""
-        cells = ("" if value is None else repr(value) for value in row)
-        self._pending.write(",".join(cells) + "\n")
+        self._pending.append(",".join(map(_cell, row)) + "\n")
 
-    def flush(self) -> int:
-        """Write the rows that wait and return the size of the file in bytes."""
-        self._file.write(self._pending.getvalue().encode())
-        self._file.flush()
-        self._pending = io.StringIO()
-        return self._file.tell()
+    def flush(self) -> None:
+        """Write the rows that wait.
+
+        Raises:
+            OSError: where the disk is full; the rows go on waiting.
+        """
+        if self._pending:
+            self._file.append("".join(self._pending).encode())
+            self._pending.clear()
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk."""
+        self._file.sync()
+
+    def state(self) -> dict[str, Any]:
+        """Return what tells these rows from others."""
+        return {"size": self._file.size, "checksum": self._file.checksum}
 
     def close(self) -> None:
-        """Write the rows that wait and close."""
-        self.flush()
+        """Close the file; rows that wait are lost."""
         self._file.close()
+
+
+def _cell(value: Value) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else repr(float(value))
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.readline()
 
 
 class Log:
     """The files of one session, and the averages that go into their rows."""
 
-    def __init__(self, folder: Path, metrics: Sequence[str], state: dict[str, Any] | None) -> None:
-        """Open the files; with a `state`, go on exactly behind the rows that it knows of."""
+    def __init__(
+        self,
+        folder: Path,
+        metrics: Sequence[str],
+        state: dict[str, Any] | None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Open the files; with a `state`, go on exactly behind the rows that it knows of.
+
+        Raises:
+            ConfigError: where the rows are not those that `state` knows of.
+        """
         self._metrics = tuple(metrics)
-        sizes = (None, None, None) if state is None else state["sizes"]
-        self._episodes = Rows(folder / "episodes.csv", EPISODES, sizes[0])
-        self._train = Rows(folder / "train.csv", (*TRAIN, *metrics), sizes[1])
-        self._eval = Rows(folder / "eval.csv", EVAL, sizes[2])
+        self._warn = warn
+        episodes, train, evaluation = (None,) * 3 if state is None else state["rows"]
+        self._rows = (
+            Rows(folder / "episodes.csv", EPISODES, episodes),
+            Rows(folder / "train.csv", (*TRAIN, *metrics), train),
+            Rows(folder / "eval.csv", EVAL, evaluation),
+        )
+        self._episodes, self._train, self._eval = self._rows
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.best_return: float | None = None
         self._sums = dict.fromkeys(self._metrics, 0.0)
         self._updates = 0
         self._elapsed = 0.0  # seconds of earlier processes
-        self._last_frame = 0
+        self._last_row = (0, 0.0)  # frame and wall time
+        self._started = self._flushed = time.perf_counter()
         if state is not None:
             self._load(state)
-        self._started = self._flushed = self._last_time = time.perf_counter()
         self.events = EventFile(folder, None if state is None else state["frame"] + 1)
+
+    @staticmethod
+    def has_rows(folder: Path) -> bool:
+        """Return whether a session has left rows in `folder`."""
+        paths = (folder / f"{name}.csv" for name in ("episodes", "train", "eval"))
+        return any(path.exists() and path.read_bytes().count(b"\n") > 1 for path in paths)
 
     @property
     def wall_time(self) -> float:
@@ -90,6 +138,7 @@ class Log:
             for game in games:
                 self.returns.append(game.true_return)
                 self._episodes.add((frame, now, game.true_return, game.length))
+            self._flush_in_time()
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Take in what one update measured; rows hold the means since the row before."""
@@ -100,20 +149,19 @@ class Log:
 
     def train(self, clock: Clock, opt_step: int) -> None:
         """Add a row to train.csv."""
-        now = time.perf_counter()
-        fps = (clock.frame - self._last_frame) / max(now - self._last_time, 1e-9)
-        self._last_frame, self._last_time = clock.frame, now
+        now = self.wall_time
+        frame, then = self._last_row
+        self._last_row = (clock.frame, now)
+        fps = round((clock.frame - frame) / max(now - then, 1e-6), 1)
         means: dict[str, Value] = dict.fromkeys(self._metrics)
         if self._updates:
             means = {name: total / self._updates for name, total in self._sums.items()}
             self._sums = dict.fromkeys(self._metrics, 0.0)
             self._updates = 0
-        wall_time = round(self.wall_time, 3)
-        self._train.add((clock.frame, wall_time, opt_step, round(fps, 1), *means.values()))
+        self._train.add((clock.frame, round(now, 3), opt_step, fps, *means.values()))
         tags = {"train/return": self.mean_return, "time/fps": fps, "time/opt_step": opt_step}
         self.events.scalars(clock.frame, {**tags, **means})
-        if now - self._flushed >= FLUSH_EVERY:
-            self.flush()
+        self._flush_in_time()
 
     @property
     def mean_return(self) -> float | None:
@@ -128,29 +176,50 @@ class Log:
         self._eval.add((clock.frame, wall_time, opt_step, mean, std, len(returns)))
         tags = {"eval/return": mean, "eval/return_std": std, "eval/episodes": len(returns)}
         self.events.scalars(clock.frame, tags)
-        if mean is None or (self.best_return is not None and mean <= self.best_return):
+        self._flush_in_time()
+        if mean is None or (self.best_return is not None and not mean > self.best_return):
             return False
         self.best_return = mean
         return True
 
+    def _flush_in_time(self) -> None:
+        """Write what has waited for so long; where the disk is full, say so and let it wait on."""
+        now = time.perf_counter()
+        if now - self._flushed < FLUSH_EVERY:
+            return
+        self._flushed = now
+        try:
+            self.flush()
+        except OSError as error:
+            self._warn(f"rows cannot be written: {error}; they wait in memory")
+
     def flush(self) -> None:
-        """Write all rows that wait."""
-        for rows in (self._episodes, self._train, self._eval, self.events):
+        """Write all rows that wait.
+
+        Raises:
+            OSError: where the disk is full; what could not be written goes on waiting.
+        """
+        for rows in (*self._rows, self.events):
             rows.flush()
-        self._flushed = time.perf_counter()
 
     def state(self, frame: int) -> dict[str, Any]:
-        """Flush; return the files' sizes and the running averages."""
+        """Write everything to the disk; return what identifies the rows, and the running averages.
+
+        Raises:
+            OSError: where the disk is full.
+        """
         self.flush()
+        for rows in self._rows:
+            rows.sync()
         return {
             "frame": frame,
-            "sizes": [rows.flush() for rows in (self._episodes, self._train, self._eval)],
+            "rows": [rows.state() for rows in self._rows],
             "returns": list(self.returns),
             "best_return": self.best_return,
             "sums": self._sums,
             "updates": self._updates,
             "elapsed": self.wall_time,
-            "last_frame": self._last_frame,
+            "last_row": self._last_row,
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -158,9 +227,16 @@ class Log:
         self.returns.extend(state["returns"])
         self.best_return = state["best_return"]
         self._sums, self._updates = state["sums"], state["updates"]
-        self._elapsed, self._last_frame = state["elapsed"], state["last_frame"]
+        self._elapsed, self._last_row = state["elapsed"], tuple(state["last_row"])
 
     def close(self) -> None:
-        """Write everything and close the files."""
-        for rows in (self._episodes, self._train, self._eval, self.events):
-            rows.close()
+        """Write everything and close the files.
+
+        Raises:
+            OSError: where the disk is full.
+        """
+        try:
+            self.flush()
+        finally:
+            for rows in (*self._rows, self.events):
+                rows.close()

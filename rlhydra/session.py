@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import copy
 import logging
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from rlhydra.agent.agent import Agent, Diverged
+from rlhydra.channel import Channel, Stopped
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.clock import Clock
 from rlhydra.config import Config, parse, target_class
 from rlhydra.env.environment import Environment
 from rlhydra.evaluate import play
+from rlhydra.lock import sole_writer
 from rlhydra.log import Log
 from rlhydra.schema import ConfigError
 
+logger = logging.getLogger(__name__)
+
 REPORT_EVERY = 0.25  # seconds between progress messages to the trial
+WEIGHTS_EVERY = 1.0  # seconds between writes of the best weights, which wait in memory meanwhile
 
 # Branches of a session's seed: nothing that is random in it shares a stream.
 AGENT, ENVIRONMENT, EVALUATION = range(3)
@@ -39,50 +40,52 @@ def stream(seed: int, index: int, branch: int, *more: int) -> np.random.SeedSequ
     return np.random.SeedSequence((seed, index), spawn_key=(branch, *more))
 
 
-@dataclass
-class Channel:
-    """The two pipes to the trial: commands come in on stdin, messages go out as lines of JSON."""
-
-    messages: int  # file descriptor
-    stopped: bool = False
-
-    def listen(self) -> None:
-        """Watch for the word to stop in a thread; the end of the pipe is the trial's death."""
-        threading.Thread(target=self._listen, daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._stop)
-
-    def _listen(self) -> None:
-        for _ in sys.stdin:
-            break
-        self.stopped = True
-
-    def _stop(self, *_: object) -> None:
-        self.stopped = True
-
-    def send(self, **message: Any) -> None:
-        """Send one message; a trial that is gone is no reason to fail."""
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self.messages, (json.dumps(message) + "\n").encode())
-
-
 class Session:
     """One agent, one vector environment, one clock; `run` trains to the end or until stopped."""
 
-    def __init__(self, config: Config, index: int, folder: Path, channel: Channel, threads: int):
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        folder: Path,
+        channel: Channel,
+        threads: int = 1,
+        device: str = "cpu",
+        *,
+        rows: bool = False,
+    ) -> None:
+        """Make everything, as it was at the last checkpoint in `folder` if there is one.
+
+        With `rows` the trial hears of every eval row.
+
+        Raises:
+            ConfigError: where agent and environment do not fit, or what `folder` holds is damaged.
+        """
         self.config = config
         self.index = index
         self.channel = channel
         self.threads = threads
+        self._rows = rows
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.clock = Clock(config.env.max_frame)
-        self.agent, self.env = build(config, index, threads)
+        self.agent, self.env = build(config, index, threads, device)
         self.evaluation: Environment | None = None
-        saved = self.checkpoints.load()
-        self.log = Log(folder, self.agent.metrics, None if saved is None else saved["log"])
-        self._saved = self._reported = time.monotonic()
+        self._reported = self._best_written = time.monotonic()
         self._unscored = False  # an evaluation was due and cut short
-        self.obs = self.env.reset() if saved is None else self._resume(saved)
+        self._best: tuple[int, dict[str, Any]] | None = None  # weights that are not written yet
+        self._warnings: set[str] = set()
+        saved = self.checkpoints.load()
+        if saved is None and Log.has_rows(folder):
+            problem = "holds rows but no checkpoint to go on from; choose another folder"
+            raise ConfigError(str(folder), problem)
+        log_state = None if saved is None else saved["log"]
+        self.log = Log(folder, self.agent.metrics, log_state, self._warn)
+        if saved is None:
+            self.obs = self.env.reset()
+            self._save()
+        else:
+            self.obs = self._resume(saved)
+        self._saved = time.monotonic()
 
     def run(self) -> str:
         """Train; return how it ended: completed or interrupted."""
@@ -100,6 +103,8 @@ class Session:
                 log.train(clock, agent.opt_step)
             if clock.due(meta.eval_frequency):
                 self._evaluate()
+            if self.channel.save_wanted:
+                self._save_in_time(at_once=True)
         self._save()
         return "completed" if clock.done and not self._unscored else "interrupted"
 
@@ -107,18 +112,19 @@ class Session:
         """Write an eval row, keep the best weights, save what resuming needs, tell the trial."""
         meta, clock, log = self.config.meta, self.clock, self.log
         returns = self._rigorous_returns() if meta.rigorous_eval else list(log.returns)
-        self._unscored = self.channel.stopped and bool(meta.rigorous_eval)
+        self._unscored = bool(meta.rigorous_eval) and self.channel.stopped
         if self._unscored:
             return  # cut short: it is done again after resuming
-        best = log.eval(clock, self.agent.opt_step, returns)
-        if best or meta.keep == "all":
-            self.checkpoints.save_weights(
-                clock.frame, self.agent.weights(), best=best, keep=meta.keep == "all"
-            )
+        if log.eval(clock, self.agent.opt_step, returns):
+            self._best = (clock.frame, copy.deepcopy(self.agent.weights()))
+        if meta.keep == "all":
+            self._keep_weights()
+        self._save_in_time()
         now = time.monotonic()
-        if now - self._saved >= meta.checkpoint_interval and not clock.done:
-            self._save()
-        if now - self._reported >= REPORT_EVERY or clock.done:
+        if self._rows:
+            mean = float(np.mean(returns)) if returns else None
+            self.report("running", row=[clock.frame, self.agent.opt_step, mean])
+        elif now - self._reported >= REPORT_EVERY or clock.done:
             self._reported = now
             self.report("running")
 
@@ -143,7 +149,23 @@ class Session:
         )
         return [game.true_return for game in games]
 
+    def _save_in_time(self, *, at_once: bool = False) -> None:
+        """Write what is due: the full state or the best weights; a full disk is for later."""
+        now = time.monotonic()
+        try:
+            if at_once or now - self._saved >= self.config.meta.checkpoint_interval:
+                self._saved = now
+                self.channel.save_wanted = False
+                self._save()
+            elif now - self._best_written >= WEIGHTS_EVERY:
+                self._best_written = now
+                self._write_best()
+        except OSError as error:
+            self._warn(f"no checkpoint could be written, the last one is kept: {error}")
+
     def _save(self) -> None:
+        """Write the full state, and first what it takes for written."""
+        self._write_best()
         self.checkpoints.save(
             self.clock.frame,
             {
@@ -154,18 +176,37 @@ class Session:
                 "log": self.log.state(self.clock.frame),
             },
         )
-        self._saved = time.monotonic()
+
+    def _write_best(self) -> None:
+        if self._best is not None:
+            frame, weights = self._best
+            self.checkpoints.save_weights(frame, weights, best=True, keep=False)
+            self._best = None
+
+    def _keep_weights(self) -> None:
+        try:
+            weights = self.agent.weights()
+            self.checkpoints.save_weights(self.clock.frame, weights, best=False, keep=True)
+        except OSError as error:
+            self._warn(f"weights could not be kept: {error}")
 
     def _resume(self, saved: dict[str, Any]) -> Any:
         """Bring everything back to the moment of the checkpoint and return the observations."""
         self.clock = Clock(self.config.env.max_frame, saved["frame"])
         self._unscored = saved["unscored"]
         self.agent.load(saved["agent"])
-        obs, exact = self.env.load(saved["env"])
+        with self.channel.abrupt():  # replaying games can take long, and changes nothing on disk
+            obs, exact = self.env.load(saved["env"])
         if not exact:
-            print(f"session {self.index}: {self.config.env.id} does not replay exactly; new games")
-            self.report("running", note="the environment does not replay exactly: new games start")
+            self._warn(f"{self.config.env.id} does not replay exactly: new games start")
         return obs
+
+    def _warn(self, text: str) -> None:
+        """Log a warning, and tell the trial once."""
+        logger.warning(text)
+        if text not in self._warnings:
+            self._warnings.add(text)
+            self.report("running", note=text)
 
     def report(self, state: str, **more: Any) -> None:
         """Tell the trial how far the session is."""
@@ -179,14 +220,18 @@ class Session:
         )
 
     def close(self) -> None:
-        """Write what waits and release the environments."""
-        self.log.close()
-        self.env.close()
-        if self.evaluation is not None:
-            self.evaluation.close()
+        """Write the rows that wait and release the environments."""
+        try:
+            self.log.close()
+        finally:
+            self.env.close()
+            if self.evaluation is not None:
+                self.evaluation.close()
 
 
-def build(config: Config, index: int, threads: int) -> tuple[Agent, Environment]:
+def build(
+    config: Config, index: int, threads: int = 1, device: str = "cpu"
+) -> tuple[Agent, Environment]:
     """Make the agent and the training environment of a session.
 
     Raises:
@@ -196,7 +241,7 @@ def build(config: Config, index: int, threads: int) -> tuple[Agent, Environment]
     agent_class = target_class(config.agent_target, Agent)
     seed = stream(config.seed, index, ENVIRONMENT)
     env: Environment = env_class(config.env, config.env.num_envs, seed, threads=threads)
-    # A second thread gains nothing on small networks, and costs much when another process is busy.
+    # A second thread gains nothing on small networks, and costs much beside a busy process.
     torch.set_num_threads(threads if len(env.obs_space.shape) == 3 else 1)
     agent: Agent = agent_class(
         config.agent,
@@ -204,39 +249,49 @@ def build(config: Config, index: int, threads: int) -> tuple[Agent, Environment]
         env.action_space,
         env.num_envs,
         stream(config.seed, index, AGENT),
-        torch.device("cpu"),
+        torch.device(device),
     )
     return agent, env
 
 
-def load_config(folder: Path) -> Config:
-    """Read the configuration of the trial in `folder`, its classes imported."""
-    composed = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    assert isinstance(composed, DictConfig)
+def load_config(composed: Mapping[str, Any]) -> Config:
+    """Return the checked configuration, its classes imported."""
     for group, base in (("agent", Agent), ("env", Environment)):
         target_class(composed[group]["_target_"], base)
     return parse(composed)
 
 
 def main() -> None:
-    """Run session INDEX of the trial in FOLDER on so many THREADS, as the trial's child process."""
-    folder, index, threads, messages = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+    """Run session INDEX of the trial in FOLDER, the child process of a trial."""
+    folder, index, messages = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     channel = Channel(messages)
-    channel.listen()
     try:
-        config = load_config(folder)
-        session = Session(config, index, folder / f"session_{index}", channel, threads)
+        train(folder, index, channel)
+    except Stopped:
+        channel.send(state="interrupted")
+    except Exception as error:
+        traceback.print_exc()
+        text = str(error) if isinstance(error, (ConfigError, Diverged)) else _described(error)
+        state = "diverged" if isinstance(error, Diverged) else "failed"
+        channel.send(state=state, error=text, final=isinstance(error, ConfigError))
+        sys.exit(1)
+
+
+def train(folder: Path, index: int, channel: Channel) -> None:
+    """Run a session as `channel` orders."""
+    orders = channel.orders()
+    config = load_config(orders["config"])
+    own = folder / f"session_{index}"
+    with sole_writer(own, lambda: channel.stopped):
+        device = "cuda" if orders["gpu"] and torch.cuda.is_available() else "cpu"
+        threads, rows = orders["threads"], orders["rows"]
+        session = Session(config, index, own, channel, threads, device, rows=rows)
         with contextlib.closing(session):
             session.report("running")
             ending = session.run()
         session.report(ending)
-    except (ConfigError, Diverged) as error:
-        traceback.print_exc()
-        state = "diverged" if isinstance(error, Diverged) else "failed"
-        channel.send(state=state, error=str(error), final=isinstance(error, ConfigError))
-        sys.exit(1)
-    except Exception as error:
-        traceback.print_exc()
-        channel.send(state="failed", error=f"{type(error).__name__}: {error}")
-        sys.exit(1)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,54 @@
+"""What of this machine a trial's sessions get: processes at once, threads, GPUs."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhydra.config import MetaConfig
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the sessions of a trial get; `parallel` x `threads` never exceeds the cores."""
+
+    parallel: int  # sessions at once
+    threads: int  # of each
+    gpus: tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them
+
+    def environment(self, index: int) -> dict[str, str]:
+        """Return the environment variables that hold session `index` to its share."""
+        return {
+            "OMP_NUM_THREADS": str(self.threads),
+            "MKL_NUM_THREADS": str(self.threads),
+            "OPENBLAS_NUM_THREADS": "1",  # numpy's own threads spin beside torch's
+            "CUDA_VISIBLE_DEVICES": self.gpus[index % len(self.gpus)] if self.gpus else "",
+        }
+
+
+def share(meta: MetaConfig, cores: int, gpus: tuple[str, ...]) -> Share:
+    """Deal out what the settings ask for, capped at what exists."""
+    wanted = meta.search_resources
+    cpu = meta.num_cpus if wanted is None or wanted.cpu is None else wanted.cpu
+    gpu = meta.num_gpus if wanted is None or wanted.gpu is None else wanted.gpu
+    usable = max(1, math.floor(min(meta.max_session if cpu is None else cpu, cores)))
+    parallel = min(meta.max_session, usable)
+    # A part of a GPU is a place on one that others use too.
+    devices = math.ceil(min(meta.max_session if gpu is None else gpu, len(gpus)))
+    return Share(parallel, usable // parallel, gpus[:devices])
+
+
+def available_cores() -> int:
+    """Return the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_gpus() -> tuple[str, ...]:
+    """Return the CUDA devices that this process may use, without asking torch (1.5 s)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*")))
+    devices = [device.strip() for device in visible.split(",")]
+    return tuple(device for device in devices if device and device != "-1")
