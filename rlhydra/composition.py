@@ -9,6 +9,8 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from rlhydra.env.shipped import register_games
+
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
@@ -21,6 +23,7 @@ def register() -> None:
     """Teach Hydra what our configuration files use; once in each process that composes."""
     OmegaConf.register_new_resolver("unused_folder", unused_folder, use_cache=True, replace=True)
     ConfigStore.instance().store(name="free_form", node=_free_form())
+    register_games()
 
 
 def unused_folder(parent: str) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rlhydra.config import EnvConfig
 from rlhydra.env.environment import Array, Environment, Step
+from rlhydra.env.shipped import game_name
 from rlhydra.schema import ConfigError, Fraction, Positive, near
 
 FRAME_SKIP = 4  # emulator frames per frame
@@ -148,8 +149,3 @@ def rom(cfg: AtariEnvironmentConfig) -> str:
     if match[1] not in known:
         raise ConfigError("env.id", f"ale-py has no game {match[1]}{near(match[1], known)}")
     return known[match[1]]
-
-
-def game_name(rom_id: str) -> str:
-    """Return the name in Gymnasium's ids of a ROM: `ms_pacman` is `MsPacman`."""
-    return "".join(part.capitalize() for part in rom_id.split("_"))
