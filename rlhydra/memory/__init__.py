@@ -1,0 +1,1 @@
+"""What off-policy agents remember: a replay ring, uniform or prioritised."""
