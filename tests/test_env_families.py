@@ -65,7 +65,7 @@ def test_every_name_composes_with_its_family(names):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_name_steps(family):
     for name in sorted(FAMILIES[family]):
-        config = parse(composed(f"env={name}", "env.num_envs=2"))
+        config = parse(composed(f"env={name}"))
         env = target_class(config.env_target, Environment)(config.env, 2, np.random.SeedSequence(0))
         spaces = env.spaces(config.env)
         assert spaces == (env.obs_space, env.action_space), name

@@ -48,11 +48,23 @@ class SyncCopies:
         try:
             for step, action in zip(self._steps, actions, strict=True):
                 results.append(step(action))
-            obs, rewards, terminated, truncated, _ = zip(*results, strict=True)
         except Exception as error:
-            copy = len(results) if len(results) < len(self._steps) else None
+            copy = len(results)
             raise BrokenEnvironmentError(self._name, copy, failure("step", error)) from error
+        try:
+            obs, rewards, terminated, truncated, _ = zip(*results, strict=True)
+        except (TypeError, ValueError) as error:
+            raise self._miscounted(results) from error
         return obs, rewards, terminated, truncated
+
+    def _miscounted(self, results: list[Any]) -> BrokenEnvironmentError:
+        """Return the error of the first copy whose step did not return five values."""
+        for copy, result in enumerate(results):
+            if not isinstance(result, tuple) or len(cast("tuple[Any, ...]", result)) != 5:
+                wanted = "(obs, reward, terminated, truncated, info)"
+                problem = f"expected step to return {wanted}, got {shortened(result)}"
+                return BrokenEnvironmentError(self._name, copy, problem)
+        raise AssertionError
 
     def reset(self, copies: list[int], seeds: list[int] | None) -> list[Any]:
         """Reset one copy after the other."""
@@ -108,6 +120,8 @@ class AsyncCopies:
         try:
             return method(*args, **kwargs)
         except (EOFError, ConnectionError) as error:
+            for process in self._vector.processes:
+                process.join(0.1)  # its pipe may close before it counts as dead
             dead = [i for i, p in enumerate(self._vector.processes) if not p.is_alive()]
             self._kill()
             copy = dead[0] if dead else None
@@ -180,8 +194,16 @@ def wrong_shape(obs: Any, space: Any) -> str | None:
     expected = cast("Box", space).shape
     if isinstance(obs, np.ndarray) and obs.shape == expected:
         return None
-    shape = np.shape(obs) if isinstance(obs, (np.ndarray, list, tuple, float, int)) else None
+    try:
+        shape = np.array(obs, np.float64).shape
+    except (TypeError, ValueError):
+        return f"expected observations of shape {expected}, got {shortened(obs)}"
     if shape == expected:
         return None
-    got = f"shape {shape}" if shape is not None else f"{obs!r}"[:80]
-    return f"expected observations of shape {expected}, got {got}"
+    return f"expected observations of shape {expected}, got {shortened(obs)} of shape {shape}"
+
+
+def shortened(value: Any) -> str:
+    """Return a value in at most 80 characters of one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

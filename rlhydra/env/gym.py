@@ -111,7 +111,7 @@ class GymEnvironment(Environment):
         try:
             batch: Array = np.array(obs, self.obs_space.dtype)
             right = batch.shape[1:] == self._shape[1:]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             right = False
             batch = np.empty(0)
         if not right:
@@ -130,7 +130,7 @@ class GymEnvironment(Environment):
             problem = wrong_shape(one, space)
             if problem is not None:
                 raise BrokenEnvironmentError(self.name, copy, problem)
-        raise BrokenEnvironmentError(self.name, None, f"observations are no {space.dtype} numbers")
+        raise BrokenEnvironmentError(self.name, None, f"observations do not fit {space}")
 
     def _blame_value(self, batch: Array, copies: range | list[int], action: Array | None) -> None:
         for copy, one in zip(copies, batch, strict=True):
