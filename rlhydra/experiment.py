@@ -49,7 +49,7 @@ class Check(Callback):
         try:
             composed = without_hydra(config)
             check(composed)
-            _check_folder(Path(str(config.hydra.run.dir)), composed)
+            check_folder(Path(str(config.hydra.run.dir)), composed)
         except ConfigError as error:
             # Hydra turns a callback's exceptions into warnings; SystemExit passes.
             fail(error)
@@ -66,7 +66,7 @@ def fail(error: ConfigError) -> NoReturn:
     sys.exit(1)
 
 
-def _check_folder(folder: Path, composed: DictConfig) -> None:
+def check_folder(folder: Path, composed: DictConfig) -> None:
     """Raise ConfigError where `folder` holds a trial of another configuration."""
     before = folder / ".hydra" / "config.yaml"
     if not (folder / "trial.json").exists() or not before.exists():
