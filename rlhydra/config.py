@@ -219,6 +219,8 @@ def _group(plain: dict[str, Any], name: str, base: type[Any]) -> tuple[str, Any]
     target = settings.pop("_target_", None)
     if not isinstance(target, str) or "." not in target:
         raise ConfigError(f"{name}._target_", f"expected package.module.Class, got {target}")
+    if settings.get("optimizer") == {"kwargs": {}}:
+        del settings["optimizer"]  # composition makes room for kwargs; this agent has no optimizer
     return target, read(_settings_class(target, base, name), settings, name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ class ActorCritic(nn.Module):
         return self.actor(obs if self.trunk is None else self.trunk(obs))
 
 
-def in_chunks(function: nn.Module, obs: Tensor, size: int = 2048) -> tuple[Tensor, ...]:
+def in_chunks(
+    function: Callable[[Tensor], tuple[Tensor, ...]], obs: Tensor, size: int = 2048
+) -> tuple[Tensor, ...]:
     """Apply `function` to a large batch piece by piece: images would need gigabytes at once."""
     with torch.no_grad():
         pieces = [function(chunk) for chunk in obs.split(size)]
