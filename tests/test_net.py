@@ -72,7 +72,11 @@ class TestHeads:
     def test_chosen_by_the_action_space(self) -> None:
         assert isinstance(head_for(Discrete(3)), Categorical)
         assert head_for(MultiDiscrete([3, 4])).size == 7
-        assert head_for(Box(-1, 1, (2,))).action_shape == (2,)
+        box = head_for(Box(-1, 1, (2,)), initial_std=0.5)
+        assert box.action_shape == (2,)
+        assert box.sample(torch.zeros(10_000, 2), generator()).std().item() == pytest.approx(
+            0.5, abs=0.02
+        )
 
 
 class TestNetworks:

@@ -70,6 +70,7 @@ class PPOConfig(AgentConfig):
     normalise_advantage: bool
     normalise_obs: bool
     normalise_reward: bool
+    initial_std: Annotated[float, Positive]  # of continuous actions, whose range is [-1, 1]
     net: NetConfig
 
     def check(self, env: EnvConfig) -> None:
@@ -153,7 +154,7 @@ class PPO(Agent):
     ) -> None:
         super().__init__(obs_space, action_space, num_envs, seed, device)
         self.cfg = cfg
-        self.net = ActorCritic(cfg.net, obs_space, action_space).to(device)
+        self.net = ActorCritic(cfg.net, obs_space, action_space, cfg.initial_std).to(device)
         self.head: Head = self.net.head
         self.descent = Descent(
             cfg.optimizer, self.net.parameters(), value_at(cfg.lr, 0, 1), cfg.max_grad_norm

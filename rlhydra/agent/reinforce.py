@@ -57,6 +57,7 @@ class ReinforceConfig(AgentConfig):
     max_grad_norm: Annotated[float, Positive] | None
     normalise_advantage: bool
     normalise_obs: bool
+    initial_std: Annotated[float, Positive]  # of continuous actions, whose range is [-1, 1]
     net: NetConfig
 
 
@@ -93,7 +94,7 @@ class Reinforce(Agent):
     ) -> None:
         super().__init__(obs_space, action_space, num_envs, seed, device)
         self.cfg = cfg
-        self.net = ActorCritic(cfg.net, obs_space, action_space).to(device)
+        self.net = ActorCritic(cfg.net, obs_space, action_space, cfg.initial_std).to(device)
         self.head: Head = self.net.head
         self.descent = Descent(
             cfg.optimizer, self.net.parameters(), value_at(cfg.lr, 0, 1), cfg.max_grad_norm

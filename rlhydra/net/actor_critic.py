@@ -18,9 +18,11 @@ from rlhydra.net.trunk import Network, feature_size, network, orthogonal
 class ActorCritic(nn.Module):
     """A policy's outputs, to be read by its `head`, and state values."""
 
-    def __init__(self, cfg: NetConfig, obs_space: Box, action_space: Space[Any]) -> None:
+    def __init__(
+        self, cfg: NetConfig, obs_space: Box, action_space: Space[Any], initial_std: float = 1.0
+    ) -> None:
         super().__init__()
-        self.head = head_for(action_space)
+        self.head = head_for(action_space, initial_std)
         self.trunk = network(cfg, obs_space, None) if cfg.shared else None
         if self.trunk is None:
             self.actor = network(cfg, obs_space, self.head.size, 0.01)

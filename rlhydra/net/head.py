@@ -102,12 +102,12 @@ class MultiCategorical:
 class DiagonalGaussian(nn.Module):
     """Independent normals; the output is their means, the log-deviations are parameters."""
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, initial_std: float = 1.0) -> None:
         super().__init__()
         self.size = dimensions
         self.action_shape = (dimensions,)
         self.action_dtype = torch.float32
-        self.log_std = nn.Parameter(torch.zeros(dimensions))
+        self.log_std = nn.Parameter(torch.full((dimensions,), math.log(initial_std)))
 
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         """Draw by shifting and scaling standard normals."""
@@ -134,11 +134,11 @@ def _gumbel(output: Tensor, generator: torch.Generator) -> Tensor:
     return output - torch.empty_like(output).exponential_(generator=generator).log_()
 
 
-def head_for(space: Space[Any]) -> Head:
-    """Return the distribution family that suits an action space."""
+def head_for(space: Space[Any], initial_std: float = 1.0) -> Head:
+    """Return the distribution family that suits an action space; a Gaussian's with `initial_std`."""
     if isinstance(space, Discrete):
         return Categorical(int(space.n))
     if isinstance(space, MultiDiscrete):
         return MultiCategorical(space.nvec.tolist())
     assert isinstance(space, Box)
-    return DiagonalGaussian(space.shape[0])
+    return DiagonalGaussian(space.shape[0], initial_std)
