@@ -178,11 +178,10 @@ def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
         # A copy of its own: safetensors refuses tensors that share memory.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)):
         tensors[name] = torch.from_numpy(np.array(value))
-        return {"array": name}
-    if isinstance(value, np.generic):
-        return value.item()
+        # A scalar keeps its type: arithmetic with a Python number can have another one.
+        return {"array" if isinstance(value, np.ndarray) else "scalar": name}
     if isinstance(value, dict):
         items = cast("dict[Any, Any]", value).items()
         return {"dict": [[k, _pack(v, f"{name}/{k}", tensors)] for k, v in items]}
@@ -200,4 +199,7 @@ def _unpack(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     kind, content = next(iter(cast("dict[str, Any]", tree).items()))
     if kind == "dict":
         return {key: _unpack(item, tensors) for key, item in content}
-    return tensors[content] if kind == "tensor" else tensors[content].numpy()
+    tensor = tensors[content]
+    if kind == "tensor":
+        return tensor
+    return tensor.numpy() if kind == "array" else tensor.numpy()[()]

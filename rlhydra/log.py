@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,14 +40,17 @@ class Rows:
         header = (",".join(columns) + "\n").encode()
         self._pending: list[str] = []
         self._file = Growing(path, 0 if state is None else state["size"])
-        if state is None:
-            self._file.append(header)
-        elif self.state() != state:
-            problem = "its rows were changed or lost after the checkpoint was written"
-            raise ConfigError(str(path), f"{problem}; put the file back, or choose another folder")
-        elif _first_line(path) != header:
-            problem = f"expected the columns {','.join(columns)}; choose another folder"
-            raise ConfigError(str(path), problem)
+        with contextlib.ExitStack() as opened:
+            opened.callback(self.close)
+            if state is None:
+                self._file.append(header)
+            elif self.state() != state:
+                problem = "its rows were changed or lost after the checkpoint was written"
+                raise ConfigError(str(path), f"{problem}; choose another folder")
+            elif _first_line(path) != header:
+                problem = f"expected the columns {','.join(columns)}; choose another folder"
+                raise ConfigError(str(path), problem)
+            opened.pop_all()
 
     def add(self, row: Iterable[Value]) -> None:
         """Add one row; None is an empty cell."""
@@ -103,12 +108,14 @@ class Log:
         self._metrics = tuple(metrics)
         self._warn = warn
         episodes, train, evaluation = (None,) * 3 if state is None else state["rows"]
-        self._rows = (
-            Rows(folder / "episodes.csv", EPISODES, episodes),
-            Rows(folder / "train.csv", (*TRAIN, *metrics), train),
-            Rows(folder / "eval.csv", EVAL, evaluation),
-        )
-        self._episodes, self._train, self._eval = self._rows
+        with contextlib.ExitStack() as opened:
+            self._episodes = Rows(folder / "episodes.csv", EPISODES, episodes)
+            opened.callback(self._episodes.close)
+            self._train = Rows(folder / "train.csv", (*TRAIN, *metrics), train)
+            opened.callback(self._train.close)
+            self._eval = Rows(folder / "eval.csv", EVAL, evaluation)
+            opened.pop_all()
+        self._rows = (self._episodes, self._train, self._eval)
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.best_return: float | None = None
         self._sums = dict.fromkeys(self._metrics, 0.0)
@@ -177,7 +184,9 @@ class Log:
         tags = {"eval/return": mean, "eval/return_std": std, "eval/episodes": len(returns)}
         self.events.scalars(clock.frame, tags)
         self._flush_in_time()
-        if mean is None or (self.best_return is not None and not mean > self.best_return):
+        if mean is None or math.isnan(mean):
+            return False
+        if self.best_return is not None and mean <= self.best_return:
             return False
         self.best_return = mean
         return True
@@ -216,7 +225,7 @@ class Log:
             "rows": [rows.state() for rows in self._rows],
             "returns": list(self.returns),
             "best_return": self.best_return,
-            "sums": self._sums,
+            "sums": dict(self._sums),
             "updates": self._updates,
             "elapsed": self.wall_time,
             "last_row": self._last_row,

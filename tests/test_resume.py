@@ -1,0 +1,121 @@
+import json
+import random
+
+import pytest
+
+from rlhydra.checkpoint import Checkpoints
+from rlhydra.schema import ConfigError
+from tests.trials import SMALL, Line, run, settings, start, table, timeless, train, wait_for
+
+
+def interrupted(folder, plain, generator, index=0):
+    """Train with interruptions after random numbers of steps; return how many there were."""
+    for times in range(1000):
+        if train(folder, plain, index=index, steps=generator.randrange(1, 150)) == "completed":
+            return times
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("meta.rigorous_eval=2", "agent.normalise_obs=true", "agent.normalise_reward=true"),
+        ("env=pendulum", "env.max_frame=3000"),
+    ],
+    ids=["cartpole", "rigorous", "pendulum"],
+)
+def test_interruptions_leave_no_trace(tmp_path, overrides):
+    plain = settings(*overrides)
+    train(tmp_path / "once", plain)
+    assert interrupted(tmp_path / "often", plain, random.Random(0)) >= 3
+    assert timeless(tmp_path / "often") == timeless(tmp_path / "once")
+
+
+def test_a_crash_goes_back_to_the_checkpoint_and_cuts_rows_off(tmp_path):
+    plain = settings("meta.checkpoint_interval=0")
+    train(tmp_path / "once", plain)
+
+    class Crash(Line):
+        def send(self, **message):
+            super().send(**message)
+            if len(self.told) == 4:
+                raise RuntimeError
+
+    plain_reports = settings("meta.checkpoint_interval=0", "meta.rigorous_eval=1")
+    train(tmp_path / "reference", plain_reports)
+    for number in range(3):
+        channel = Crash()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rlhydra.session.REPORT_EVERY", 0.0)
+            if number < 2:
+                with pytest.raises(RuntimeError):
+                    train(tmp_path / "crashed", plain_reports, channel=channel)
+    train(tmp_path / "crashed", plain_reports)
+    assert timeless(tmp_path / "crashed") == timeless(tmp_path / "reference")
+
+
+def test_a_damaged_latest_state_changes_nothing_in_the_end(tmp_path, caplog):
+    plain = settings()
+    train(tmp_path / "once", plain)
+    for steps in (60, 60, 60):
+        train(tmp_path / "damaged", plain, steps=steps)
+    latest = tmp_path / "damaged" / "checkpoints" / "latest.json"
+    latest.write_text(latest.read_text().replace("1", "2", 1))
+    train(tmp_path / "damaged", plain)
+    assert "going on from the checkpoint before" in caplog.text
+    assert timeless(tmp_path / "damaged") == timeless(tmp_path / "once")
+
+
+def test_rows_without_a_checkpoint_are_no_new_start(tmp_path):
+    plain = settings()
+    train(tmp_path, plain, steps=100)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="holds rows but no checkpoint"):
+        train(tmp_path, plain)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
+    train(tmp_path, settings("env.max_frame=1000"))
+    short = (tmp_path / "episodes.csv").read_bytes()
+    assert train(tmp_path, settings("env.max_frame=2000")) == "completed"
+    assert (tmp_path / "episodes.csv").read_bytes().startswith(short)
+    assert Checkpoints.read(tmp_path / "checkpoints" / "latest.json")["frame"] == 2000
+
+
+def test_a_trial_is_interrupted_resumed_finished_repeated_and_prolonged(tmp_path):
+    folder = tmp_path / "trial"
+    long = (*SMALL, "env.max_frame=12000", "meta.max_session=1")
+    with start(folder, *long) as process:
+        wait_for(lambda: list(folder.glob("session_0/checkpoints/best.json")))
+        process.terminate()
+        assert process.wait(20) == 143
+    trial = json.loads((folder / "trial.json").read_text())
+    assert (trial["status"], trial["objective"]) == ("interrupted", None)
+    assert 0 < trial["sessions"][0]["frame"] < 12000
+    assert run(folder, module="rlhydra.resume")[0] == 0
+    train(tmp_path / "once", settings(*long))
+    assert timeless(folder / "session_0") == timeless(tmp_path / "once")
+
+    before = (folder / "trial.json").read_bytes()
+    code, text = run(folder, *long)
+    assert code == 0
+    assert (folder / "trial.json").read_bytes() == before
+    code, text = run(folder, *long, "agent.gamma=0.5", "seed=1")
+    assert code == 1 and "agent.gamma, seed" in text
+
+
+@pytest.mark.slow
+def test_a_finished_trial_is_prolonged(tmp_path):
+    folder = tmp_path / "trial"
+    assert run(folder, *SMALL, "meta.max_session=2")[0] == 0
+    assert run(folder, *SMALL, "meta.max_session=2", "env.max_frame=4000")[0] == 0
+    trial = json.loads((folder / "trial.json").read_text())
+    assert [session["frame"] for session in trial["sessions"]] == [4000, 4000]
+    assert table(folder / "session_1" / "eval.csv")[-1]["frame"] == "4000"
+
+
+def test_resume_refuses_what_is_no_trial(tmp_path):
+    code, text = run(tmp_path, module="rlhydra.resume")
+    assert code == 1 and "expected the folder of a trial" in text
