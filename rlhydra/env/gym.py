@@ -64,8 +64,10 @@ class GymEnvironment(Environment):
             cfg.id, [lambda: make(cfg, training=training, bare=bare)] * num_envs
         )
         self._reward_scale = cfg.reward_scale
-        self._shape = (num_envs, *obs_space.shape)
+        self._shape = obs_space.shape
+        self._dtype = obs_space.dtype
         self._finite = obs_space.dtype != np.uint8
+        self._everyone = range(num_envs)
         self._nobody = np.zeros(num_envs, np.bool_)
         self._nobody.flags.writeable = False
 
@@ -80,7 +82,7 @@ class GymEnvironment(Environment):
 
     def _advance(self, action: Array) -> Step:
         obs, rewards, terminated, truncated = self._copies.step(self._to_native(action))
-        next_obs = self._gather(obs, range(self.num_envs), action)
+        next_obs = self._gather(obs, self._everyone, action)
         reward = self._rewards(rewards, action)
         timed_out = self._timed_out()
         if not (timed_out or True in terminated or True in truncated):
@@ -109,19 +111,17 @@ class GymEnvironment(Environment):
             BrokenEnvironmentError: where one has another shape than its space, or is not finite.
         """
         try:
-            batch: Array = np.array(obs, self.obs_space.dtype)
-            right = batch.shape[1:] == self._shape[1:]
+            batch: Array = np.array(obs, self._dtype)
+            right = batch.shape == (len(copies), *self._shape)
         except (TypeError, ValueError, OverflowError):
             right = False
             batch = np.empty(0)
         if not right:
             self._blame_shape(obs, copies)
-        if self._finite:
-            # A sum of squares is the cheapest test that no value is missing; where it overflows
-            # or is missing, the exact test decides.
-            flat = batch.reshape(-1)
-            if not math.isfinite(flat @ flat):
-                self._blame_value(batch, copies, action)
+        # A sum of squares is the cheapest test that no value is missing (0.7 us); where it
+        # overflows or is missing, the exact test decides.
+        if self._finite and not math.isfinite(np.vdot(batch, batch)):
+            self._blame_value(batch, copies, action)
         return batch
 
     def _blame_shape(self, obs: Any, copies: range | list[int]) -> None:
@@ -143,7 +143,7 @@ class GymEnvironment(Environment):
     def _rewards(self, rewards: Any, action: Array) -> NDArray[np.float64]:
         try:
             batch = np.array(rewards, np.float64)
-            if batch.shape == self._shape[:1] and math.isfinite(batch @ batch):
+            if batch.shape == (self.num_envs,) and math.isfinite(np.vdot(batch, batch)):
                 return batch
         except (TypeError, ValueError):
             pass
@@ -157,7 +157,8 @@ class GymEnvironment(Environment):
 
     def learner_reward(self, reward: Array) -> NDArray[np.float32]:
         """Return the rewards times `reward_scale`."""
-        return (reward * self._reward_scale).astype(np.float32)
+        scaled = reward if self._reward_scale == 1 else reward * self._reward_scale
+        return scaled.astype(np.float32)
 
     def close(self) -> None:
         """Close every copy."""
