@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rlhydra.config import Config, NetConfig, differing_keys, parse, target_class
@@ -85,6 +88,11 @@ def run_job(composed: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).resolve()
     names = {group: str(hydra.runtime.choices.get(group)) for group in ("agent", "env")}
+    if hydra.mode == RunMode.MULTIRUN:
+        # Imported here, as it brings Optuna, which a trial alone does without.
+        from rlhydra.sweep_trial import run_in_sweep
+
+        return run_in_sweep(composed, folder, names, int(hydra.job.num))
     try:
         with sole_owner(folder):
             trial = Trial(composed, folder, names)
@@ -94,3 +102,28 @@ def run_job(composed: DictConfig) -> float | None:
     if code:
         sys.exit(code)
     return trial.objective
+
+
+def resume_sweep(folder: Path, more: Sequence[str] = ()) -> int:
+    """Go on with the sweep in `folder`, with `more` overrides; return the exit code.
+
+    Raises:
+        ConfigError: where it holds no sweep.
+    """
+    path = folder / "multirun.yaml"
+    if not path.is_file():
+        raise ConfigError(str(folder), "expected the folder of a sweep, with a multirun.yaml")
+    hydra = cast("Any", OmegaConf.load(path)).hydra
+    given = [*hydra.overrides.hydra, *hydra.overrides.task]
+    own = ("hydra.sweep.dir=", "hydra.mode=")
+    overrides = [text for text in given if not text.startswith(own)]
+    sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    command = [sys.executable, "-m", "rlhydra", "--multirun", *overrides, *more]
+    command += [f"hydra.sweep.dir={quoted(str(folder.resolve()))}"]
+    command += [word for path in sources for word in ("--config-dir", path)]
+    return subprocess.call(command)
+
+
+def quoted(text: str) -> str:
+    """Write `text` as the value of an override."""
+    return "'" + text.replace("'", "\\'") + "'"

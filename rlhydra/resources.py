@@ -28,16 +28,28 @@ class Share:
         }
 
 
-def share(meta: MetaConfig, cores: int, gpus: tuple[str, ...]) -> Share:
-    """Deal out what the settings ask for, capped at what exists."""
-    wanted = meta.search_resources
-    cpu = meta.num_cpus if wanted is None or wanted.cpu is None else wanted.cpu
-    gpu = meta.num_gpus if wanted is None or wanted.gpu is None else wanted.gpu
-    usable = max(1, math.floor(min(meta.max_session if cpu is None else cpu, cores)))
-    parallel = min(meta.max_session, usable)
+def wanted(meta: MetaConfig) -> tuple[float, float]:
+    """Return the processors and GPUs that the settings ask for, for one trial."""
+    search = meta.search_resources
+    cpu = meta.num_cpus if search is None or search.cpu is None else search.cpu
+    gpu = meta.num_gpus if search is None or search.gpu is None else search.gpu
+    return (
+        meta.max_session if cpu is None else cpu,
+        meta.max_session if gpu is None else gpu,
+    )
+
+
+def share(meta: MetaConfig, cores: int, gpus: tuple[str, ...], *, together: bool = False) -> Share:
+    """Deal out what the settings ask for, capped at what exists.
+
+    `together` runs all sessions side by side, whatever the cores: they are judged by their mean.
+    """
+    cpu, gpu = wanted(meta)
+    usable = max(1, math.floor(min(cpu, cores)))
+    parallel = meta.max_session if together else min(meta.max_session, usable)
     # A part of a GPU is a place on one that others use too.
-    devices = math.ceil(min(meta.max_session if gpu is None else gpu, len(gpus)))
-    return Share(parallel, usable // parallel, gpus[:devices])
+    devices = math.ceil(min(gpu, len(gpus)))
+    return Share(parallel, max(1, usable // parallel), gpus[:devices])
 
 
 def available_cores() -> int:

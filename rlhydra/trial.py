@@ -68,7 +68,8 @@ class Trial:
             "config_hash": digest(composed),
         }
         meta = self.config.meta
-        self.share = share(meta, available_cores(), available_gpus())
+        halving = judge is not None and meta.search_scheduler is not None
+        self.share = share(meta, available_cores(), available_gpus(), together=halving)
         self.states = [SessionState(i, self.config.seed) for i in range(meta.max_session)]
         self.status = "running"
         self.objective: float | None = None
@@ -116,7 +117,8 @@ class Trial:
                     self._train(mode, console)
                     self._conclude()
                 except Interrupted:
-                    self.status, self.objective = "interrupted", None
+                    self._break_off()
+                    self.metrics = dict(read_trial(self.folder).metrics)
                     self._write()
         self._show_result(console)
         return self._exit_code()
@@ -175,12 +177,19 @@ class Trial:
 
     def _end_at_once(self, number: int) -> None:
         self.sessions.kill()
-        self.status = "interrupted"
         with contextlib.suppress(OSError):
-            self._write()
+            self._break_off()
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live display hides the cursor
         os._exit(128 + number)
+
+    def _break_off(self) -> None:
+        """Write down that there is no result, as a signal came."""
+        self.status, self.objective = "interrupted", None
+        for state in self.states:
+            if state.status in ("queued", "running"):
+                state.status = "interrupted"
+        self._write()
 
     def _changed(self) -> None:
         """Write down that a session began or ended."""

@@ -1,0 +1,96 @@
+"""Early stopping: each trial's own process reports to the study and asks whether to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+
+from rlhydra.config import Config, SearchScheduler
+from rlhydra.metrics import Curve, session_metrics, trial_metrics
+from rlhydra.record import read_table
+from rlhydra.search import open_study, trial_of
+
+Row = tuple[int, int, float]  # frame, optimizer step, return
+
+
+def pruner(scheduler: SearchScheduler | None) -> BasePruner:
+    """Return successive halving at rungs of `grace_period` x `reduction_factor`ⁿ frames."""
+    if scheduler is None:
+        return NopPruner()
+    return SuccessiveHalvingPruner(
+        min_resource=scheduler.grace_period, reduction_factor=scheduler.reduction_factor
+    )
+
+
+class Judge:
+    """Judges a trial by the mean of `meta.metric` over its sessions, at each eval checkpoint.
+
+    A step is a frame that all sessions have reached. A metric that is not defined is the worst.
+    """
+
+    def __init__(
+        self, folder: Path, number: int, config: Config, random_return: float | None
+    ) -> None:
+        self._study = open_study(folder, pruner(config.meta.search_scheduler))
+        self._trial = trial_of(self._study, number)
+        self._metric = config.meta.metric
+        self._max_frame = config.env.max_frame
+        self._random_return = random_return
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        self._reported: int = frozen.last_step or 0
+        self._lost = False
+        self.together = config.meta.search_scheduler is not None
+        paths = (folder / str(number) / f"session_{k}" for k in range(config.meta.max_session))
+        self._rows = [_rows(path / "eval.csv") for path in paths]
+
+    def report(self, session: int, frame: int, opt_step: int, value: float | None) -> bool:
+        """Take in an eval row of a session; return whether the trial is to stop."""
+        rows = self._rows[session]
+        while rows and rows[-1][0] >= frame:  # a session that went on from its checkpoint
+            rows.pop()
+        rows.append((frame, opt_step, math.nan if value is None else value))
+        frames = sorted({row[0] for rows in self._rows for row in rows if row[0] > self._reported})
+        reached = min((rows[-1][0] if rows else 0) for rows in self._rows)
+        stop = False
+        for step in frames:
+            if step > reached and not self._lost:
+                break
+            stop = stop or self._judge(step)
+        return stop
+
+    def lose(self, session: int) -> None:
+        """Count a session that diverged or failed as the worst from here on."""
+        self._lost = True
+
+    def _judge(self, step: int) -> bool:
+        value = math.nan if self._lost else self._value(step)
+        self._trial.report(value, step)
+        self._reported = step
+        return step < self._max_frame and self._trial.should_prune()
+
+    def _value(self, step: int) -> float:
+        curves = [_curve([row for row in rows if row[0] <= step]) for rows in self._rows]
+        if self._metric == "consistency":
+            mean = trial_metrics(curves, self._random_return)["consistency"]["mean"]
+            return math.nan if mean is None else mean
+        each = [_metrics(curve, self._random_return)[self._metric] for curve in curves]
+        return float(np.mean([math.nan if value is None else value for value in each]))
+
+
+def _metrics(curve: Curve, random_return: float | None) -> Mapping[str, float | None]:
+    return session_metrics(curve.frame, curve.opt_step, curve.return_mean, random_return)
+
+
+def _curve(rows: list[Row]) -> Curve:
+    columns = np.array(rows, np.float64).reshape(len(rows), 3)
+    return Curve(columns[:, 0], columns[:, 1], columns[:, 2])
+
+
+def _rows(path: Path) -> list[Row]:
+    table = read_table(path)
+    columns = (table["frame"], table["opt_step"], table["return_mean"])
+    return [(int(f), int(o), float(r)) for f, o, r in zip(*columns, strict=True)]

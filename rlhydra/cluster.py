@@ -1,0 +1,125 @@
+"""Trials as Ray tasks: starts or joins Ray, packs the trials on what exists, waits for them all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import ray
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray, start_ray
+from omegaconf import DictConfig, OmegaConf, open_dict
+from ray.exceptions import RayError
+
+from rlhydra.config import MetaConfig
+from rlhydra.resources import available_cores, available_gpus, wanted
+from rlhydra.schema import ConfigError, read
+
+log = logging.getLogger(__name__)
+
+GRACE = 12.0  # seconds that trials have to save when the sweep is stopped
+
+
+def launch(
+    launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> list[JobReturn]:
+    """Run a trial for each list of overrides; the failure of one is in its return, not raised."""
+    setup_globals()
+    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+    start(launcher.ray_cfg.init)
+    remote = _remote(launcher)
+    tasks = [
+        _submit(launcher, remote, overrides, number)
+        for number, overrides in enumerate(job_overrides, initial_job_idx)
+    ]
+    try:
+        ray.wait(tasks, num_returns=len(tasks))
+    except BaseException:
+        _cancel(tasks)
+        raise
+    return [_outcome(task) for task in tasks]
+
+
+def slots(launcher: Any) -> int:
+    """Return how many trials fit at once on what runs."""
+    start(launcher.ray_cfg.init)
+    remote = _remote(launcher)
+    share = {"CPU": remote["num_cpus"], "GPU": remote["num_gpus"]}
+
+    def fits(node: Mapping[str, float]) -> int:
+        return min(int(node.get(name, 0) / part + 1e-9) for name, part in share.items() if part)
+
+    return max(1, sum(map(fits, _nodes())))
+
+
+def start(settings: DictConfig) -> None:
+    """Connect to the cluster that the settings name, or start Ray here for this process alone."""
+    if ray.is_initialized():
+        return
+    if settings.address == "local":
+        with open_dict(settings):
+            settings.setdefault("num_cpus", available_cores())
+            settings.setdefault("num_gpus", len(available_gpus()))
+    try:
+        start_ray(settings)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError("hydra.launcher.ray.init", f"Ray could not be reached: {text}") from error
+
+
+def _submit(
+    launcher: Any, remote: Mapping[str, Any], overrides: Sequence[str], number: int
+) -> ray.ObjectRef[Any]:
+    config = launcher.hydra_context.config_loader.load_sweep_config(
+        launcher.config, list(overrides)
+    )
+    with open_dict(config):
+        config.hydra.job.id = str(number)
+        config.hydra.job.num = number
+    return launch_job_on_ray(
+        launcher.hydra_context,
+        OmegaConf.create(dict(remote)),
+        config,
+        launcher.task_function,
+        Singleton.get_state(),
+    )
+
+
+def _remote(launcher: Any) -> dict[str, Any]:
+    """Return the arguments of a trial's task: what it asks for, capped at the largest node."""
+    settings = cast("dict[str, Any]", OmegaConf.to_container(launcher.ray_cfg.remote, resolve=True))
+    meta = OmegaConf.to_container(launcher.config.meta, resolve=True)
+    cpu, gpu = wanted(read(MetaConfig, meta, "meta"))
+    nodes = _nodes()
+    for name, amount in (("CPU", cpu), ("GPU", gpu)):
+        if settings.get(argument := f"num_{name.lower()}s") is None:
+            settings[argument] = min(amount, max(node.get(name, 0) for node in nodes))
+    if settings["num_gpus"] > 1:
+        settings["num_gpus"] = math.ceil(settings["num_gpus"])  # Ray shares single GPUs only
+    return settings
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _outcome(task: ray.ObjectRef[Any]) -> JobReturn:
+    try:
+        return cast("JobReturn", ray.get(task))
+    except RayError as error:
+        outcome = JobReturn()
+        outcome.status = JobStatus.FAILED
+        outcome.return_value = error
+        return outcome
+
+
+def _cancel(tasks: Sequence[ray.ObjectRef[Any]]) -> None:
+    """Interrupt the trials, and give them the time to save."""
+    for task in tasks:
+        with contextlib.suppress(RayError):
+            ray.cancel(task)
+    ray.wait(list(tasks), num_returns=len(tasks), timeout=GRACE)

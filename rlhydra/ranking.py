@@ -1,0 +1,219 @@
+"""The results of a sweep: its trials ranked, as a table, trials.csv, report.md and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlhydra.console import STYLES
+from rlhydra.files import write_atomically
+from rlhydra.metrics import TRIAL_METRICS
+from rlhydra.record import TrialRecord, read_trial
+from rlhydra.wording import count, number
+
+ORDER = ("completed", "pruned", "diverged", "failed", "interrupted", "running", "queued")
+CHECKPOINTS = "session_*/checkpoints"
+NOT_VARIED = ("meta.max_trial", "meta.progress")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial of a sweep, with its place."""
+
+    rank: int
+    number: int
+    trial: TrialRecord
+    params: dict[str, str]
+    error: str | None
+
+    @property
+    def score(self) -> float | None:
+        """The objective of a completed trial, the last score of another."""
+        return _score(self.trial)
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of the score."""
+        metric = self.trial.metrics[self.trial.metric]
+        return metric["low"], metric["high"]
+
+    @property
+    def interval(self) -> str:
+        """The interval as text."""
+        low, high = self.bounds
+        return "" if low is None else f"[{number(low)}, {number(high)}]"
+
+    @property
+    def frames(self) -> int:
+        """Frames of all its sessions."""
+        return sum(session.frame or 0 for session in self.trial.sessions)
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds of its longest session."""
+        return max((session.wall_time or 0.0 for session in self.trial.sessions), default=0.0)
+
+
+def read_experiment(folder: Path) -> list[Entry]:
+    """Return the trials of the sweep in `folder` that were begun, the best first."""
+    paths = sorted(
+        (path for path in folder.iterdir() if (path / "trial.json").exists()),
+        key=lambda path: (len(path.name), path.name),
+    )
+    trials = [read_trial(path) for path in paths]
+    varied = _varied(trials)
+    trials.sort(key=_place)
+    return [
+        Entry(rank, int(trial.folder.name) if trial.folder.name.isdigit() else rank - 1, trial,
+              {key: _params(trial).get(key, "") for key in varied}, _error(trial))
+        for rank, trial in enumerate(trials, 1)
+    ]  # fmt: skip
+
+
+def write_experiment(folder: Path) -> list[Entry]:
+    """Write trials.csv, report.md and plots/ of the sweep in `folder`; return its trials."""
+    entries = read_experiment(folder)
+    write_atomically(folder / "trials.csv", _csv(entries).encode())
+    if entries:
+        from rlhydra.sweep_report import write_report
+
+        write_report(folder, entries)
+    return entries
+
+
+def table(entries: Sequence[Entry], width: int = 80) -> Table:
+    """Return the ranked table, with as many parameters as the width allows."""
+    keys = list(entries[0].params) if entries else []
+    short = short_names(keys)
+    bounds = [entry.interval for entry in entries]
+    shown = keys[: max(1, (width - (58 if any(bounds) else 42)) // 12)]
+    result = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    names = ("rank", "trial", "status", "frames", "score", *(["95 %"] if any(bounds) else []))
+    for name in (*names, *(short[key] for key in shown)):
+        result.add_column(name, justify="left" if name == "status" else "right")
+    for entry, interval in zip(entries, bounds, strict=True):
+        status = Text(entry.trial.status, STYLES.get(entry.trial.status, "dim"))
+        values = [Text(_brief(entry.params[key])) for key in shown]
+        if any(bounds):
+            values.insert(0, Text(interval))
+        place, name = str(entry.rank), str(entry.number)
+        frames, score = count(entry.frames), number(entry.score)
+        result.add_row(place, name, status, frames, score, *values)
+    return result
+
+
+def closing(folder: Path, console: Console) -> None:
+    """Print the ranked table of the sweep in `folder` and what to do next."""
+    entries = read_experiment(folder)
+    if not entries:
+        return
+    rows = max(5, console.height - 8)
+    console.print(table(entries[:rows], console.width))
+    if len(entries) > rows:
+        console.print(f"{len(entries) - rows} more in {folder / 'trials.csv'}", soft_wrap=True)
+    for entry in entries:
+        if entry.error:
+            text = Text(f"trial {entry.number} {entry.trial.status}: {entry.error}", "red")
+            console.print(text, soft_wrap=True)
+    lines = {"report": str(folder / "report.md")}
+    if any(entry.trial.status in ("interrupted", "running") for entry in entries):
+        lines["resume"] = f"python -m rlhydra.resume {folder}"
+    if entries[0].trial.status == "completed":
+        lines["repeat"] = winner(entries[0])
+    for label, line in lines.items():
+        console.print(Text.assemble((f"{label:<8}", "dim"), line), soft_wrap=True)
+
+
+def winner(entry: Entry) -> str:
+    """Return the command that runs a trial again, with fresh seeds."""
+    seed = int(entry.trial.config.get("seed", 0)) + 1
+    skipped = ("seed=", "search=", "meta.max_trial=", "meta.max_session=", "meta.progress=",
+               "meta.search_scheduler=")  # fmt: skip
+    overrides = [text for text in entry.trial.overrides if not text.startswith(skipped)]
+    given = [*overrides, f"seed={seed}", "meta.max_session=4"]
+    return shlex.join(["python", "-m", "rlhydra", *given])
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete the checkpoints of all finished trials but the best `keep`."""
+    for entry in read_experiment(folder)[keep:]:
+        if entry.trial.status in ("completed", "pruned", "diverged", "failed"):
+            for path in entry.trial.folder.glob(CHECKPOINTS):
+                shutil.rmtree(path)
+
+
+def _csv(entries: Sequence[Entry]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = list(entries[0].params) if entries else []
+    head = ("rank", "trial", "status", "objective", "score", "low", "high", "frames", "wall_time")
+    writer.writerow([*head, *keys, *TRIAL_METRICS, "error"])
+    for entry in entries:
+        trial = entry.trial
+        means = [trial.metrics[name]["mean"] for name in TRIAL_METRICS]
+        scores = (trial.objective, entry.score, *entry.bounds)
+        row = [entry.rank, entry.number, trial.status, *scores, entry.frames, entry.wall_time]
+        writer.writerow([*row, *entry.params.values(), *means, entry.error or ""])
+    return text.getvalue()
+
+
+def _place(trial: TrialRecord) -> tuple[int, float]:
+    score = _score(trial)
+    status = ORDER.index(trial.status) if trial.status in ORDER else len(ORDER)
+    return status, math.inf if score is None or math.isnan(score) else -score
+
+
+def _score(trial: TrialRecord) -> float | None:
+    if trial.status == "completed":
+        return trial.objective
+    return trial.metrics[trial.metric]["mean"]
+
+
+def _params(trial: TrialRecord) -> dict[str, str]:
+    pairs = (text.partition("=") for text in trial.overrides)
+    return {key.lstrip("+"): value for key, _, value in pairs}
+
+
+def _varied(trials: Sequence[TrialRecord]) -> list[str]:
+    """Return the settings in which the trials' command lines differ."""
+    each = [_params(trial) for trial in trials]
+    keys = dict.fromkeys(key for params in each for key in params)
+    return [
+        key
+        for key in keys
+        if key not in NOT_VARIED and len({params.get(key) for params in each}) > 1
+    ]
+
+
+def _brief(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return text if len(text) <= 6 else f"{value:.4g}"
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return by each setting its last word, where that tells it apart, or the whole name."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)
+    }
+
+
+def _error(trial: TrialRecord) -> str | None:
+    errors = [f"session {s.index}: {s.error}" for s in trial.sessions if s.error]
+    data = json.loads((trial.folder / "trial.json").read_text(encoding="utf-8"))
+    return data.get("error") or (errors[0] if errors else None)
