@@ -72,7 +72,7 @@ class BrokenEnvironment(GymEnvironment):
         transition, obs = super().step(action)
         if self.fault.strikes("step" if self.training else "evaluate"):
             self.fault.strike()
-            if self.fault.kind == "nan":
+            if self.fault.kind == "diverge":
                 nothing = np.full_like(transition.reward, np.nan)
                 transition = transition._replace(reward=nothing)
         return transition, obs
