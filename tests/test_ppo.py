@@ -19,6 +19,7 @@ from rlhydra.agent.ppo import PPO, Batch, kl_estimate, ppo_loss
 from rlhydra.clock import Clock
 from rlhydra.config import NetConfig, OptimizerConfig
 from rlhydra.net.actor_critic import ActorCritic
+from rlhydra.net.head import head_for
 from rlhydra.schema import ConfigError
 from tests.identity import Loop, on_identity
 
@@ -75,7 +76,9 @@ class TestLoss:
         cfg = dataclasses.replace(NET, shared=shared)
         net = ActorCritic(cfg, Box(-1, 1, (5,), np.float32), SPACES[kind])
         batch = some_batch(net)
-        loss, _ = ppo_loss(net, batch, 0.2, clip_value, value_coef=0.5, entropy_coef=0.01)
+        loss, _ = ppo_loss(
+            net.head, *net(batch.obs), batch, 0.2, clip_value, value_coef=0.5, entropy_coef=0.01
+        )
         expected = reference_loss(net, batch, 0.2, clip_value)
         torch.testing.assert_close(loss, expected)
         parameters = list(net.parameters())
@@ -89,11 +92,6 @@ class TestLoss:
     def test_by_hand(self) -> None:
         """One state, two actions of equal probability; ratios 2, 2, ½, ½; ε = ¼."""
 
-        class Fixed(ActorCritic):
-            def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-                return torch.zeros(len(obs), 2), torch.tensor([1.0, 2.0, 3.0, 4.0])
-
-        net = Fixed(NET, Box(-1, 1, (5,), np.float32), Discrete(2))
         batch = Batch(
             obs=torch.zeros(4, 5),
             action=torch.tensor([0, 1, 0, 1]),
@@ -102,7 +100,11 @@ class TestLoss:
             target=torch.tensor([1.0, 0.0, 3.0, 2.0]),
             value=torch.zeros(4),
         )
-        loss, parts = ppo_loss(net, batch, 0.25, None, value_coef=2.0, entropy_coef=0.1)
+        output, value = torch.zeros(4, 2), torch.tensor([1.0, 2.0, 3.0, 4.0])
+        head = head_for(Discrete(2))
+        loss, parts = ppo_loss(
+            head, output, value, batch, 0.25, None, value_coef=2.0, entropy_coef=0.1
+        )
         # clipped to 1.25 · 4; as it is, 2 · -4; as it is, ½ · 4; clipped to ¾ · -4
         assert parts.policy.item() == -(5 - 8 + 2 - 3) / 4
         assert parts.value.item() == 0.5 * (0 + 4 + 0 + 4) / 4

@@ -103,16 +103,20 @@ class Parts(NamedTuple):
 
 
 def ppo_loss(
-    net: ActorCritic,
+    head: Head,
+    output: Tensor,
+    value: Tensor,
     batch: Batch,
     clip: float,
     clip_value: float | None,
     value_coef: float,
     entropy_coef: float,
 ) -> tuple[Tensor, Parts]:
-    """Return the loss, which is eq. 9 negated, and its parts."""
-    output, value = net(batch.obs)
-    log_ratio = net.head.log_prob(output, batch.action) - batch.log_prob
+    """Return the loss, which is eq. 9 negated, and its parts.
+
+    `output` (B, ...) and `value` (B,) are what the network makes of the batch's observations.
+    """
+    log_ratio = head.log_prob(output, batch.action) - batch.log_prob
     # min(r Â, clip(r, 1 - ε, 1 + ε) Â) = min(r Â, Â + ε |Â|), in half the operations
     bound = batch.advantage + clip * batch.advantage.abs()
     policy_loss = -torch.minimum(log_ratio.exp() * batch.advantage, bound).mean()
@@ -124,7 +128,7 @@ def ppo_loss(
         value_loss = 0.5 * torch.maximum(*errors).mean()
     loss = policy_loss + value_coef * value_loss
     if entropy_coef:
-        loss = loss - entropy_coef * net.head.entropy(output).mean()
+        loss = loss - entropy_coef * head.entropy(output).mean()
     return loss, Parts(policy_loss.detach(), value_loss.detach(), log_ratio.detach())
 
 
@@ -194,7 +198,7 @@ class PPO(Agent):
             # Only now: the rollout was acted upon, and learned from, with the statistics before it.
             self.obs_moments.add(self.rollout.obs[:-1].flatten(0, 1).numpy())
         self.rollout.clear()
-        values = (*_summary(parts, clip), entropy, explained, lr, clip, entropy_coef)
+        values = (*summary(parts, clip), entropy, explained, lr, clip, entropy_coef)
         return dict(zip(self.metrics, values, strict=True))
 
     def _learn(self, batch: Batch, lr: float, clip: float, entropy_coef: float) -> list[Parts]:
@@ -203,8 +207,16 @@ class PPO(Agent):
         parts: list[Parts] = []
         for _ in range(cfg.epochs):
             for minibatch in self._minibatches(batch):
+                output, value = self.net(minibatch.obs)
                 loss, part = ppo_loss(
-                    self.net, minibatch, clip, cfg.clip_value, cfg.value_coef, entropy_coef
+                    self.head,
+                    output,
+                    value,
+                    minibatch,
+                    clip,
+                    cfg.clip_value,
+                    cfg.value_coef,
+                    entropy_coef,
                 )
                 self.descent.step(loss, lr)
                 self.opt_step += 1
@@ -306,7 +318,7 @@ def kl_estimate(log_ratio: Tensor) -> float:
     return (log_ratio.exp() - 1 - log_ratio).mean().item()
 
 
-def _summary(parts: list[Parts], clip: float) -> tuple[float, float, float, float]:
+def summary(parts: list[Parts], clip: float) -> tuple[float, float, float, float]:
     """Return the mean losses, the KL divergence and the share of ratios beyond the clip."""
     log_ratio = torch.cat([part.log_ratio for part in parts])
     clipped = (log_ratio.exp() - 1).abs() > clip

@@ -135,7 +135,7 @@ def _gumbel(output: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def head_for(space: Space[Any], initial_std: float = 1.0) -> Head:
-    """Return the distribution family that suits an action space; a Gaussian's with `initial_std`."""
+    """Return the family that suits an action space; a Gaussian begins with `initial_std`."""
     if isinstance(space, Discrete):
         return Categorical(int(space.n))
     if isinstance(space, MultiDiscrete):
