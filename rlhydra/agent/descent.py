@@ -30,8 +30,8 @@ class Descent:
         self.parameters = list(parameters)
         self.max_grad_norm = max_grad_norm
         self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
-        self._gradient = torch.zeros_like(self.vector)
-        self.vector.grad = self._gradient
+        self.gradient = torch.zeros_like(self.vector)
+        self.vector.grad = self.gradient
         pieces = self.vector.detach().split([p.numel() for p in self.parameters])
         for parameter, piece in zip(self.parameters, pieces, strict=True):
             parameter.data = piece.view(parameter.shape)
@@ -46,12 +46,16 @@ class Descent:
             Diverged: where the gradient is not finite; the parameters are as they were.
         """
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        torch.cat([g.reshape(-1) for g in gradients], out=self._gradient)
-        norm = self._gradient.norm().item()
+        torch.cat([g.reshape(-1) for g in gradients], out=self.gradient)
+        self.descend(loss.detach(), lr)
+
+    def descend(self, loss: Tensor | float, lr: float) -> None:
+        """Go one step down the `gradient` that the caller has written, as `step` does."""
+        norm = self.gradient.norm().item()
         if not math.isfinite(norm):
-            raise Diverged(f"the loss is {loss.item():g}, the norm of its gradient {norm:g}")
+            raise Diverged(f"the loss is {float(loss):g}, the norm of its gradient {norm:g}")
         if self.max_grad_norm is not None and norm > self.max_grad_norm:
-            self._gradient.mul_(self.max_grad_norm / norm)
+            self.gradient.mul_(self.max_grad_norm / norm)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
 
