@@ -35,8 +35,7 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each member's x W + b."""
-        n = len(x)
-        return torch.baddbmm(self.bias[:n], x, self.weight[:n])
+        return torch.baddbmm(_first(self.bias, len(x)), x, _first(self.weight, len(x)))
 
 
 class EnsembleNorm(nn.Module):
@@ -49,9 +48,8 @@ class EnsembleNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of (n, B, width)."""
-        n = len(x)
         normal = nn.functional.layer_norm(x, x.shape[-1:])
-        return torch.addcmul(self.bias[:n], normal, self.weight[:n])
+        return torch.addcmul(_first(self.bias, len(x)), normal, _first(self.weight, len(x)))
 
 
 class Critics(nn.Module):
@@ -110,6 +108,11 @@ class Critics(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+def _first(parameter: Tensor, members: int) -> Tensor:
+    # The gradient of a slice is a copy, so there is none where all are meant.
+    return parameter if members == len(parameter) else parameter[:members]
 
 
 def _activation(cfg: NetConfig) -> nn.Module:
