@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhydra.config import Config, NetConfig, differing_keys, parse, target_class
 from rlhydra.env.environment import Environment, action_kind
+from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
+from rlhydra.processes import import_path
 from rlhydra.schema import ConfigError
 from rlhydra.trial import Trial
 
-GROUPS = ("seed", "meta", "agent", "env")
+JOURNAL = "study.journal"  # in a sweep's folder
+
+# What a sweep that goes on takes over of the settings that are Hydra's own.
+RESUMED = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 
 
 def check(composed: DictConfig) -> Config:
@@ -113,15 +119,16 @@ def resume_sweep(folder: Path, more: Sequence[str] = ()) -> int:
     path = folder / "multirun.yaml"
     if not path.is_file():
         raise ConfigError(str(folder), "expected the folder of a sweep, with a multirun.yaml")
+    refuse_links(folder)
     hydra = cast("Any", OmegaConf.load(path)).hydra
-    given = [*hydra.overrides.hydra, *hydra.overrides.task]
-    own = ("hydra.sweep.dir=", "hydra.mode=")
-    overrides = [text for text in given if not text.startswith(own)]
+    # Of Hydra's own settings only these: others could name code to run.
+    kept = [text for text in hydra.overrides.hydra if text.startswith(RESUMED)]
     sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    command = [sys.executable, "-m", "rlhydra", "--multirun", *overrides, *more]
+    command = [sys.executable, "-P", "-m", "rlhydra", "--multirun"]
+    command += [*kept, *hydra.overrides.task, *more]
     command += [f"hydra.sweep.dir={quoted(str(folder.resolve()))}"]
-    command += [word for path in sources for word in ("--config-dir", path)]
-    return subprocess.call(command)
+    command += [word for source in sources for word in ("--config-dir", source)]
+    return subprocess.call(command, env={**os.environ, "PYTHONPATH": import_path()})
 
 
 def quoted(text: str) -> str:

@@ -62,7 +62,7 @@ class SessionProcess:
                     stdout=output,
                     stderr=output,
                     pass_fds=(sending,),
-                    env={**os.environ, "PYTHONPATH": _import_path(), **environment},
+                    env={**os.environ, "PYTHONPATH": import_path(), **environment},
                     start_new_session=True,  # Ctrl-C comes to the trial, and is passed on
                 )
         finally:
@@ -260,7 +260,7 @@ def _show(process: SessionProcess, state: str, progress: Progress) -> None:
     )
 
 
-def _import_path() -> str:
+def import_path() -> str:
     """Return where this process finds modules, in full, for sessions to find the same."""
     return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
 

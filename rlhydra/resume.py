@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhydra.experiment import check
+from rlhydra.experiment import JOURNAL, check, resume_sweep
 from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.record import read_trial
@@ -24,25 +24,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Go on exactly where a trial stopped; of a finished one print the result.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a trial or a sweep")
-    folder: Path = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "settings", nargs="*", metavar="SETTING=VALUE", help="of a sweep, such as meta.max_trial=32"
+    )
+    given = parser.parse_args(arguments)
+    folder: Path = given.folder.resolve()
+    # Nothing in the folder is code, whoever made it and wherever we were started.
+    sys.path[:] = [path for path in sys.path if not Path(path).resolve().is_relative_to(folder)]
+    worst = 0
     try:
-        codes = [resume(trial) for trial in _trials(folder.resolve())]
+        if (folder / JOURNAL).exists():
+            return resume_sweep(folder, given.settings)
+        for trial in _trials(folder):
+            worst = max(worst, resume(trial))
+            if worst > 128:  # stopped by a signal
+                break
     except ConfigError as error:
         print(f"rlhydra: {error}", file=sys.stderr)
         return 1
-    return max(codes)
+    return worst
 
 
 def resume(folder: Path) -> int:
     """Go on with the trial in `folder`; return its exit code.
 
-    Nothing that lies in `folder` is run as code: it may be a stranger's.
-
     Raises:
         ConfigError: where it holds no trial, or one that cannot be gone on with.
     """
     refuse_links(folder)
-    sys.path[:] = [path for path in sys.path if not Path(path).resolve().is_relative_to(folder)]
     composed = _composed(folder)
     check(composed)
     record = read_trial(folder) if (folder / "trial.json").exists() else None

@@ -25,10 +25,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from rlhydra.experiment import JOURNAL
 from rlhydra.schema import ConfigError, near
 from rlhydra.space import Axis, Interval, Space, Value
 
-JOURNAL = "study.journal"
 STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -98,14 +98,16 @@ def tell(study: Study, number: int, status: str, objective: float | None) -> Non
 
 
 def importances(folder: Path) -> dict[str, float]:
-    """Return how much of the variation of scores each parameter explains; {} of too few trials."""
+    """Return how much each parameter decides whether a score is good; {} of too few trials."""
     study = open_study(folder)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     varied = {key for trial in done for key in trial.params}
     if len(done) < 4 or len({trial.value for trial in done}) < 2 or not varied:
         return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
 class Sampling:

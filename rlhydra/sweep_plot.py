@@ -136,7 +136,7 @@ def _sort_key(text: str) -> tuple[float, str]:
 
 
 def draw_importances(weights: Mapping[str, float], path: Path) -> bool:
-    """Draw how much of the scores' variation each parameter explains; return whether it did."""
+    """Draw how much each parameter decides whether a score is good; return whether it did."""
     if not weights:
         return False
     keys = sorted(weights, key=lambda key: weights[key])
@@ -145,7 +145,7 @@ def draw_importances(weights: Mapping[str, float], path: Path) -> bool:
     def content(figure: Figure) -> None:
         axes = figure.add_axes((0.28, 0.16, 0.66, 0.78))
         axes.barh([names[key] for key in keys], [weights[key] for key in keys], color=BLUE)
-        axes.set_xlabel("share of the scores' variation (fANOVA)")
+        axes.set_xlabel("share in what makes a score good (PED-ANOVA)")
         axes.tick_params(labelsize=8)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)

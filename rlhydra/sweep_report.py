@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhydra.experiment import JOURNAL
 from rlhydra.files import write_atomically
 from rlhydra.ranking import Entry, short_names, winner
-from rlhydra.search import JOURNAL, importances
+from rlhydra.search import importances
 from rlhydra.sweep_plot import draw_curves, draw_importances, draw_parallel
 from rlhydra.wording import count, duration, number
 

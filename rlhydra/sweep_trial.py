@@ -17,11 +17,11 @@ from rlhydra.asha import Judge
 from rlhydra.baseline import random_return
 from rlhydra.composition import register
 from rlhydra.config import Config
-from rlhydra.experiment import check
+from rlhydra.experiment import JOURNAL, check
 from rlhydra.files import write_atomically
 from rlhydra.lock import sole_owner
 from rlhydra.schema import ConfigError
-from rlhydra.search import JOURNAL, STATES, open_study, tell
+from rlhydra.search import STATES, open_study, tell
 from rlhydra.trial import Trial
 
 log = logging.getLogger(__name__)
