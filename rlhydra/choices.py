@@ -45,7 +45,7 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
 def _config_dir(arguments: Sequence[str]) -> Path | None:
     """Return the folder that `--config-dir` names."""
     for option in ("--config-dir", "-cd"):
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
             if argument == option:
                 return Path(following)
             if argument.startswith(f"{option}="):
