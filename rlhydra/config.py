@@ -101,6 +101,12 @@ class MetaConfig:
     keep_trials: Annotated[int, Positive] | None
     progress: bool | None
 
+    def check(self) -> None:
+        """Raise ConfigError for what is not to be had."""
+        if self.distributed:
+            problem = f"{self.distributed} is not available yet: sessions train apart; use false"
+            raise ConfigError("meta.distributed", problem)
+
 
 @dataclass(frozen=True)
 class EnvConfig:
@@ -199,6 +205,7 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> Config:
             raise ConfigError(key, f"no such setting{near(key, known)}")
     seed = read(_Seed, {"seed": plain.get("seed")}).seed
     meta = read(MetaConfig, plain.get("meta"), "meta")
+    meta.check()
     agent_target, agent = _group(plain, "agent", AgentConfig)
     env_target, env = _group(plain, "env", EnvConfig)
     agent.check(env)

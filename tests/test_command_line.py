@@ -44,6 +44,8 @@ WRONG = {
     "seed=-1": r"seed: expected a number >= 0",
     # choices
     "meta.distributed=true": r"meta\.distributed: expected one of false, shared, synced",
+    "meta.distributed=shared": r"meta\.distributed: shared is not available yet.*use false",
+    "meta.distributed=synced": r"meta\.distributed: synced is not available yet.*use false",
     "meta.keep=some": r"meta\.keep: expected one of latest, all; got 'some'",
     "meta.metric=reward": r"meta\.metric: expected one of final_return",
     "agent.net.activation=swish": r"agent\.net\.activation: expected one of",
