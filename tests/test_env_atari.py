@@ -180,7 +180,9 @@ def test_random_play_scores_as_published(game, published, within):
 
 
 def test_a_game_that_does_not_exist_is_named_with_its_neighbours():
-    with pytest.raises(ConfigError, match=r"env\.id: ale-py has no game Pnog \(did you mean Pong"):
+    with pytest.raises(
+        ConfigError, match=r"env\.id: ale-py plays no game Pnog \(did you mean Pong"
+    ):
         AtariEnvironment.spaces(env_config("Pnog"))
 
 

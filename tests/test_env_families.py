@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ale_py
+import gymnasium
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,7 +12,7 @@ from rlhydra.choices import check_choices
 from rlhydra.composition import CONF, register
 from rlhydra.config import parse, target_class
 from rlhydra.env.environment import Environment
-from rlhydra.env.shipped import roms
+from rlhydra.env.shipped import UNPLAYABLE, game_name, games
 from rlhydra.schema import ConfigError
 from tests.conftest import composed
 
@@ -27,16 +29,22 @@ FAMILIES = {
         "ant", "halfcheetah", "hopper", "humanoid", "humanoid_standup", "inverted_double_pendulum",
         "inverted_pendulum", "pusher", "reacher", "swimmer", "walker2d",
     },
-    "atari": set(roms()),
+    "atari": set(games()),
 }  # fmt: skip
 FREQUENCIES = {"classic": 500, "box2d": 1000, "mujoco": 10_000, "atari": 10_000}
 NAMES = [(name, family) for family, names in FAMILIES.items() for name in sorted(names)]
 
 
+gymnasium.register_envs(ale_py)
+
+
 def test_all_files_and_all_games_belong_to_a_family():
     files = {path.stem for path in (CONF / "env").glob("*.yaml")}
-    assert files | set(roms()) == set().union(*FAMILIES.values()) | {"gym"}
-    assert len(roms()) == 108
+    assert files | set(games()) == set().union(*FAMILIES.values()) | {"gym"}
+    assert {f"ALE/{game_name(name)}-v5" for name in games()} == {
+        id for id in gymnasium.registry if id.startswith("ALE/")
+    }
+    assert len(games()) + len(UNPLAYABLE) == 108
     assert len(FAMILIES["mujoco"]) == 11
 
 
@@ -88,7 +96,7 @@ def test_a_game_may_have_sticky_actions_or_not_and_lives_or_whole_games():
         ("env=pnog", r"env: there is no choice pnog \(did you mean pong\?\)"),
         ("env=mspacman", "did you mean ms_pacman"),
         ("env=lunar_lander", "did you mean lunarlander"),
-        ("env=zzz", r"there is no choice zzz; --help lists the 13\d there are"),
+        ("env=zzz", r"there is no choice zzz; --help lists the 12\d there are"),
         ("env=cartpole,pong,breakot", r"there is no choice breakot \(did you mean breakout\?\)"),
         ("env=choice(pong,'akrobot')", r"did you mean acrobot"),
         ("meta=[atari,ahsa]", r"meta: there is no choice ahsa \(did you mean asha\?\)"),

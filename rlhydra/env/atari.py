@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rlhydra.config import EnvConfig
 from rlhydra.env.environment import Array, Environment, Step
-from rlhydra.env.shipped import game_name
+from rlhydra.env.shipped import game_name, games
 from rlhydra.schema import ConfigError, Fraction, Positive, near
 
 FRAME_SKIP = 4  # emulator frames per frame
@@ -140,12 +140,12 @@ def rom(cfg: AtariEnvironmentConfig) -> str:
     """Return the snake_case name of the game that `ALE/<Game>-v5` means.
 
     Raises:
-        ConfigError: where ale-py ships no such game.
+        ConfigError: where ale-py plays no such game.
     """
     match = re.fullmatch(r"(?:ALE/)?([A-Za-z0-9]+)-v5", cfg.id)
     if match is None:
         raise ConfigError("env.id", f"expected ALE/<Game>-v5, got {cfg.id}")
-    known = {game_name(name): name for name in roms.get_all_rom_ids()}
+    known = {game_name(name): name for name in games()}
     if match[1] not in known:
-        raise ConfigError("env.id", f"ale-py has no game {match[1]}{near(match[1], known)}")
+        raise ConfigError("env.id", f"ale-py plays no game {match[1]}{near(match[1], known)}")
     return known[match[1]]
