@@ -69,17 +69,21 @@ class Entry:
 def read_experiment(folder: Path) -> list[Entry]:
     """Return the trials of the sweep in `folder` that were begun, the best first."""
     paths = sorted(
-        (path for path in folder.iterdir() if (path / "trial.json").exists()),
+        (path for path in folder.iterdir() if path.name.isdigit() and _begun(path)),
         key=lambda path: (len(path.name), path.name),
     )
     trials = [read_trial(path) for path in paths]
     varied = _varied(trials)
     trials.sort(key=_place)
     return [
-        Entry(rank, int(trial.folder.name) if trial.folder.name.isdigit() else rank - 1, trial,
+        Entry(rank, int(trial.folder.name), trial,
               {key: _params(trial).get(key, "") for key in varied}, _error(trial))
         for rank, trial in enumerate(trials, 1)
     ]  # fmt: skip
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "trial.json").exists()
 
 
 def write_experiment(folder: Path) -> list[Entry]:

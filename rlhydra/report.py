@@ -72,18 +72,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rlhydra.report",
         description="Write report.md and plots/ into each trial's folder and print a table.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a trial's folder")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="of a trial or sweep"
+    )
     console = Console()
     try:
-        trials = [read_trial(folder) for folder in parser.parse_args(arguments).folders]
+        folders: list[Path] = parser.parse_args(arguments).folders
+        sweeps = [folder for folder in folders if (folder / "multirun.yaml").is_file()]
+        for folder in sweeps:
+            _report_sweep(folder, console)
+        trials = [read_trial(folder) for folder in folders if folder not in sweeps]
         reports = [_write(trial) for trial in trials]
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    console.print(comparison(trials) if len(trials) > 1 else results(trials[0]))
+    if trials:
+        console.print(comparison(trials) if len(trials) > 1 else results(trials[0]))
     for path in reports:
         console.print(Text(str(path)), soft_wrap=True)
     return 0
+
+
+def _report_sweep(folder: Path, console: Console) -> None:
+    # Imported here, as it brings Optuna, which trials alone do without.
+    from rlhydra.ranking import closing, write_experiment
+
+    write_experiment(folder)
+    closing(folder, console)
 
 
 def results(trial: TrialRecord) -> RichTable:
