@@ -20,7 +20,7 @@ class BatchRenorm(nn.Module):
     gradient, which make it what evaluation will compute. Until `warmup` batches were seen they are
     1 and 0: plain batch normalisation. Deviation: the limits do not grow gradually from there.
 
-    Inputs are (..., B, width); leading axes, where `members` is given, are an ensemble's.
+    Inputs are (B, width), or (members, B, width) of an ensemble.
     """
 
     R_MAX = 3.0
@@ -47,30 +47,37 @@ class BatchRenorm(nn.Module):
         if not self.training:
             scale = self.weight * torch.rsqrt(self.variance + self.EPSILON)
             return torch.addcmul(self.bias - self.mean * scale, x, scale)
-        variance, mean = torch.var_mean(x, -2, correction=0, keepdim=self.mean.ndim > 1)
-        scale = self.weight * torch.rsqrt(variance + self.EPSILON)
-        shift = self.bias
+        if x.ndim == 2:
+            return self._train(x)
+        # Members side by side are more features of one batch: several times faster than a loop, or
+        # than reducing the middle axis.
+        n, size, width = x.shape
+        y = self._train(x.transpose(0, 1).reshape(size, n * width))
+        return y.view(size, n, width).transpose(0, 1)
+
+    def _train(self, x: Tensor) -> Tensor:
+        """Normalise (B, features) by the batch."""
+        warm = int(self.seen) < self.warmup
+        weight, bias = self.weight.view(-1), self.bias.view(-1)
+        y, mean, inverse = torch.native_batch_norm(
+            x, weight if warm else None, bias if warm else None, None, None, True, 0, self.EPSILON
+        )
         with torch.no_grad():
-            if self.seen >= self.warmup:
-                r, d = self._corrections(mean, variance)
-                scale, shift = self._corrected(scale, r, d)
-            self._move(mean, variance)
-        return torch.addcmul(shift - mean * scale, x, scale)
+            mean = mean.view(self.mean.shape)
+            variance = inverse.view(self.mean.shape).pow(-2) - self.EPSILON
+            r, d = (None, None) if warm else self._corrections(mean, variance)
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(variance, self.momentum)
+            self.seen += 1
+        if r is None or d is None:
+            return y
+        return torch.addcmul(torch.addcmul(bias, weight, d.view(-1)), y, weight * r.view(-1))
 
     def _corrections(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         inverse = torch.rsqrt(self.variance + self.EPSILON)
         r = torch.sqrt(variance + self.EPSILON) * inverse
         d = (mean - self.mean) * inverse
         return r.clamp_(1 / self.R_MAX, self.R_MAX), d.clamp_(-self.D_MAX, self.D_MAX)
-
-    def _corrected(self, scale: Tensor, r: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            return scale * r, torch.addcmul(self.bias, self.weight, d)
-
-    def _move(self, mean: Tensor, variance: Tensor) -> None:
-        self.mean.lerp_(mean, self.momentum)
-        self.variance.lerp_(variance, self.momentum)
-        self.seen += 1
 
 
 def renormed_network(
