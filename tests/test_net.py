@@ -132,6 +132,23 @@ class TestNetworks:
         assert touched == 6  # two hidden layers and the critic's own, whoever owns them
         assert len(gradients) == (8 if shared else 12)
 
+    @pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_acting_is_the_policy(self, activation: Any, shared: bool) -> None:
+        cfg = dataclasses.replace(CFG, activation=activation, shared=shared)
+        net, obs = ActorCritic(cfg, VECTOR, Discrete(3)), np.ones((4, 5), np.float32)
+        for _ in range(2):
+            acting = net.acting(obs)
+            assert not acting.requires_grad
+            torch.testing.assert_close(acting, net.policy(torch.from_numpy(obs)).detach())
+            for parameter in net.parameters():  # it follows the parameters, in place or moved
+                parameter.data = parameter.data * 0.5
+        other = copy.deepcopy(net)
+        before = other.acting(obs).clone()
+        with torch.no_grad():
+            next(net.actor.parameters()).zero_()
+        assert torch.equal(other.acting(obs), before)
+
     def test_chunks(self) -> None:
         net, obs = ActorCritic(CFG, VECTOR, Discrete(2)), torch.randn(10, 5)
         for whole, pieces in zip(net(obs), in_chunks(net, obs, 4), strict=True):

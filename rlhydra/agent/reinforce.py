@@ -106,7 +106,7 @@ class Reinforce(Agent):
     def act(self, obs: Array) -> Array:
         """Sample an action for each copy."""
         with torch.no_grad():
-            output = self.net.policy(self._tensor(obs))
+            output = self.net.acting(self._normal(obs))
             return self.head.sample(output, self.generator).cpu().numpy()
 
     def observe(self, transition: Transition) -> None:
@@ -171,14 +171,15 @@ class Reinforce(Agent):
         """Choose the likeliest actions, or sample them with `generator`."""
         head = self.head
         with torch.no_grad():
-            output = self.net.policy(self._tensor(obs))
+            output = self.net.acting(self._normal(obs))
             action = head.mode(output) if generator is None else head.sample(output, generator)
         return action.cpu().numpy(), memory
 
+    def _normal(self, obs: Array) -> Array:
+        return obs if self.obs_moments is None else self.obs_moments.normalise(obs)
+
     def _tensor(self, obs: Array) -> Tensor:
-        if self.obs_moments is not None:
-            obs = self.obs_moments.normalise(obs)
-        return torch.from_numpy(obs).to(self.device)
+        return torch.from_numpy(self._normal(obs)).to(self.device)
 
     def weights(self) -> dict[str, Any]:
         """Return the networks and the observations' statistics."""

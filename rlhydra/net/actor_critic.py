@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlhydra.config import NetConfig
 from rlhydra.net.head import head_for
+from rlhydra.net.perceptron import Perceptron
 from rlhydra.net.trunk import Network, feature_size, network, orthogonal
 
 
@@ -34,6 +36,7 @@ class ActorCritic(nn.Module):
             if cfg.init == "orthogonal":
                 orthogonal(self.actor, 0.01)
                 orthogonal(self.critic, 1.0)
+        self._quick: Perceptron | Literal[False] | None = None
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the policy's outputs (B, ...) and the values (B,)."""
@@ -43,6 +46,16 @@ class ActorCritic(nn.Module):
     def policy(self, obs: Tensor) -> Tensor:
         """Return the policy's outputs alone."""
         return self.actor(obs if self.trunk is None else self.trunk(obs))
+
+    def acting(self, obs: NDArray[Any]) -> Tensor:
+        """Return the policy's outputs alone, without a gradient, by the quickest way there is."""
+        if self._quick is None:  # only now is it known where the parameters lie
+            fits = self.trunk is None and Perceptron.fits(self.actor)
+            self._quick = Perceptron(self.actor) if fits else False
+        if self._quick:
+            return torch.from_numpy(self._quick(obs))
+        with torch.no_grad():
+            return self.policy(torch.from_numpy(obs).to(next(self.parameters()).device))
 
 
 def in_chunks(
