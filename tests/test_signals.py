@@ -129,9 +129,8 @@ def test_sigusr1_writes_a_checkpoint_and_training_goes_on(tmp_path):
     folder = tmp_path / "trial"
     latest = folder / "session_0" / "checkpoints" / "latest.json"
     with start(folder, *LONG, "env.max_frame=200000") as process:
-        wait_for(
-            lambda: len(frames(folder / "session_0" / "eval.csv")) > 3 if latest.exists() else 0
-        )
+        wait_for(latest.exists)
+        wait_for(lambda: len(frames(folder / "session_0" / "eval.csv")) > 3)
         assert json.loads(latest.read_text())["frame"] == 0
         process.send_signal(signal.SIGUSR1)
         frame = wait_for(lambda: json.loads(latest.read_text())["frame"])

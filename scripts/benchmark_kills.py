@@ -1,0 +1,172 @@
+"""Kill short runs at random moments, go on, and count what was torn, lost or left over.
+
+    python scripts/benchmark_kills.py --kills 200
+
+Each session is a fork of this process, which has imported everything: it starts at once, and so
+most kills meet it at work, many of them while it writes (a checkpoint at each evaluation). It goes
+on in the same folder until it is done; then its rows and parameters are compared with those of a
+run that was left alone. TMPDIR=/dev/shm spares the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from rlhydra.channel import Channel
+from rlhydra.checkpoint import GENERATIONS, Checkpoints
+from rlhydra.composition import CONF, register
+from rlhydra.files import WRITING
+from rlhydra.schema import ConfigError
+from rlhydra.session import Session, load_config
+
+SMALL = [
+    "meta.log_frequency=200",
+    "meta.eval_frequency=100",
+    "meta.checkpoint_interval=0",
+    "env.max_frame=2000",
+]
+TIMES = ("wall_time", "fps")
+
+
+def main() -> int:
+    """Run the benchmark; return 1 where anything was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=1.5, help="seconds of work until a kill")
+    parser.add_argument("overrides", nargs="*", help="such as agent=dqn env=acrobot")
+    given = parser.parse_args()
+    plain = compose(given.overrides)
+    generator = random.Random(given.seed)
+    faults: list[str] = []
+    kills = runs = 0
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        wait(session(root / "whole", plain))
+        reference = outcome(root / "whole")
+        while kills < given.kills:
+            folder = root / "killed"
+            moments = [generator.uniform(0, given.longest) for _ in range(given.kills - kills)]
+            done, killed = kill_until_done(folder, plain, moments, faults)
+            kills, runs = kills + killed, runs + 1
+            if not done:
+                faults.append("a session failed: see above")
+            elif outcome(folder) != reference:
+                faults.append("a run that was killed differs from the one left alone")
+            shutil.rmtree(folder)
+    print(f"{kills} kills in {runs} runs; {len(faults)} faults")
+    for fault in sorted(set(faults)):
+        print(f"  {faults.count(fault)} x {fault}")
+    return int(bool(faults))
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """Return the configuration, as plain data."""
+    from hydra import compose, initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", [*SMALL, *overrides])
+    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
+def kill_until_done(
+    folder: Path, plain: dict[str, Any], moments: list[float], faults: list[str]
+) -> tuple[bool, int]:
+    """Run a session through kills at `moments` to its end; return if it got there, and the kills."""
+    for kills, moment in enumerate(moments):
+        child = session(folder, plain)
+        wait_for_work(child, moment)
+        os.kill(child, signal.SIGKILL)
+        code = wait(child)
+        if code != -signal.SIGKILL:
+            return code == 0, kills
+        faults += torn(folder)
+    return wait(session(folder, plain)) == 0, len(moments)
+
+
+def wait_for_work(child: int, seconds: float) -> None:
+    """Wait until a child has worked so long, however busy the machine is, and a moment more."""
+    ticks = seconds * os.sysconf("SC_CLK_TCK")
+    while True:
+        state, *numbers = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        if state == "Z" or int(numbers[10]) + int(numbers[11]) >= ticks:
+            break
+        time.sleep(0.005)
+    time.sleep(seconds % 0.02)  # also while it waits for the disk
+
+
+def session(folder: Path, plain: dict[str, Any]) -> int:
+    """Fork a process that trains; return its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    with contextlib.suppress(Exception):
+        folder.mkdir(parents=True, exist_ok=True)
+        channel = Channel(os.open(os.devnull, os.O_WRONLY))
+        try:
+            trained = Session(load_config(plain), 0, folder, channel)
+            with contextlib.closing(trained):
+                code = int(trained.run() != "completed")
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+    os._exit(code)
+
+
+def wait(child: int) -> int:
+    """Return the exit code of a child, or the number of the signal that ended it, negated."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def torn(folder: Path) -> list[str]:
+    """Return what is wrong with the files as a kill left them."""
+    faults = [
+        f"{path.name} ends within a row"
+        for path in folder.glob("*.csv")
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    ]
+    checkpoints = folder / "checkpoints"
+    for path in [
+        *(checkpoints / f"{name}.json" for name in GENERATIONS),
+        checkpoints / "best.json",
+    ]:
+        if path.exists():
+            try:
+                Checkpoints.read(path)
+            except ConfigError as error:
+                faults.append(f"{path.name}: {error}")
+    return faults
+
+
+def outcome(folder: Path) -> tuple[Any, ...]:
+    """Return what must not depend on kills: rows but for times, the agent's tensors, the files."""
+    rows = []
+    for path in sorted(folder.glob("*.csv")):
+        header, *lines = (line.split(",") for line in path.read_text().splitlines())
+        kept = [place for place, name in enumerate(header) if name not in TIMES]
+        rows.append([[line[place] for place in kept] for line in (header, *lines)])
+    agent = Checkpoints.read(folder / "checkpoints" / "latest.json")["agent"]
+    names = [path.name for path in folder.rglob("*") if path.is_file()]
+    leftovers = [name for name in names if name.endswith(WRITING)]
+    tensors = [name for name in names if name.endswith(".safetensors")]
+    return rows, json.dumps(agent, default=lambda value: value.tolist()), leftovers, len(tensors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
