@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhydra.config import Config, NetConfig, differing_keys, parse, target_class
 from rlhydra.env.environment import Environment, action_kind
 from rlhydra.files import refuse_links
+from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.processes import import_path
 from rlhydra.schema import ConfigError
@@ -76,7 +77,8 @@ def fail(error: ConfigError) -> NoReturn:
 
 
 def check_folder(folder: Path, composed: DictConfig) -> None:
-    """Raise ConfigError where `folder` holds a trial of another configuration."""
+    """Raise ConfigError where `folder` holds links, or a trial of another configuration."""
+    refuse_links(folder)
     before = folder / ".hydra" / "config.yaml"
     if not (folder / "trial.json").exists() or not before.exists():
         return

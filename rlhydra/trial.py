@@ -108,7 +108,11 @@ class Trial:
         return [state for state in self.states if state.status not in FINAL]
 
     def run(self) -> int:
-        """Run what is to be run, write the results, show them; of a finished trial only this."""
+        """Run what is to be run, write the results, show them; of a finished trial only this.
+
+        Raises:
+            ConfigError: where the results cannot be written.
+        """
         mode = choose_mode(self.config.meta.progress)
         console = open_console(mode)
         if not self._concluded:
@@ -120,6 +124,9 @@ class Trial:
                     self._break_off()
                     self.metrics = dict(read_trial(self.folder).metrics)
                     self._write()
+                except OSError as error:
+                    problem = f"results cannot be written ({error}); make room and start again"
+                    raise ConfigError(str(self.folder), problem) from error
         self._show_result(console)
         return self._exit_code()
 

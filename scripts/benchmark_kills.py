@@ -88,7 +88,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
 def kill_until_done(
     folder: Path, plain: dict[str, Any], moments: list[float], faults: list[str]
 ) -> tuple[bool, int]:
-    """Run a session through kills at `moments` to its end; return if it got there, and the kills."""
+    """Run a session to its end through kills at `moments`; return if it did, and how many."""
     for kills, moment in enumerate(moments):
         child = session(folder, plain)
         wait_for_work(child, moment)
