@@ -18,6 +18,7 @@ from tests.test_env_stream import COUNTING, actions, gym
 REPLAYING: dict[str, Callable[..., Environment]] = {
     "counting": lambda **k: gym(COUNTING, 3, **k),
     "cartpole": lambda **k: gym("CartPole-v1", 3, **k),
+    "cartpole as arrays": lambda **k: gym("CartPole-v1", 3, vectorisation="auto", **k),
     "acrobot": lambda **k: gym("Acrobot-v1", 2, max_t=70, **k),
     "pendulum": lambda **k: gym("Pendulum-v1", 2, max_t=40, **k),
     "lunar lander": lambda **k: gym("LunarLander-v3", 3, **k),
@@ -48,10 +49,16 @@ def follow(env: Environment, plan: list[np.ndarray]) -> tuple[list[np.ndarray], 
     return arrays, games
 
 
-@pytest.mark.parametrize("reseed_after", [20, 10_000])
+QUICK = [(kind, after) for after in (20, 10_000) for kind in REPLAYING if kind != "pong"]
+LONG = [("breakout", 10_000), ("pong", 20), ("pong", 10_000)]
+
+
 @pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=pytest.mark.slow) if kind == "pong" else kind for kind in REPLAYING],
+    ("kind", "reseed_after"),
+    [
+        pytest.param(*one, marks=pytest.mark.slow) if one in LONG else one
+        for one in QUICK + LONG[1:]
+    ],
 )
 def test_a_fresh_environment_goes_on_as_the_saved_one(kind, reseed_after, monkeypatch):
     make = REPLAYING[kind]

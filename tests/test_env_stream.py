@@ -66,6 +66,12 @@ STREAMS = {
     "counting": (COUNTING, {}, {}),
     "counting cut": (COUNTING, {"max_t": 5}, {"max_episode_steps": 5}),
     "cartpole": ("CartPole-v1", {}, {}),
+    "cartpole as arrays": ("CartPole-v1", {"vectorisation": "auto"}, {}),
+    "cartpole as arrays cut": (
+        "CartPole-v1",
+        {"vectorisation": "auto", "max_t": 12},
+        {"max_episode_steps": 12},
+    ),
     "cartpole cut": ("CartPole-v1", {"max_t": 12}, {"max_episode_steps": 12}),
     "pendulum": ("Pendulum-v1", {}, {}),
     "lunar lander": ("LunarLander-v3", {"max_t": 90}, {"max_episode_steps": 90}),
@@ -80,7 +86,7 @@ IN_PROCESSES = [("counting cut", "async"), ("pendulum", "async")]
 @pytest.mark.parametrize(("stream", "vectorisation"), IN_LOOPS + IN_PROCESSES)
 def test_the_stream_is_that_of_a_plain_environment(stream, vectorisation):
     id, settings, make = STREAMS[stream]
-    env = gym(id, vectorisation=vectorisation, **settings)
+    env = gym(id, **{"vectorisation": vectorisation, **settings})
     try:
         obs = env.reset()
         plain = [Plain(env, copy, **make) for copy in range(env.num_envs)]
