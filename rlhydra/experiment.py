@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from rlhydra.config import Config, NetConfig, differing_keys, parse, target_class
 from rlhydra.env.environment import Environment, action_kind
 from rlhydra.files import refuse_links
-from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.processes import import_path
 from rlhydra.schema import ConfigError
