@@ -157,7 +157,7 @@ class TestCritics:
 class TestLoop:
     @pytest.mark.parametrize("kind", ["Box", "Discrete"])
     def test_learns_the_identity(self, kind: str) -> None:
-        loop = Loop("agent=crossq", *on_identity(kind, 2000), *SMALL, *FAST, "env.num_envs=4",
+        loop = Loop("agent=crossq", *on_identity(kind, 1400), *SMALL, *FAST, "env.num_envs=4",
                     "agent.target_entropy=-1", "agent.initial_entropy_coef=0.1",
                     "agent.learning_starts=100", "agent.train_frequency=2")  # fmt: skip
         loop.run()

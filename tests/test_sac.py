@@ -247,10 +247,10 @@ class TestLoop:
             steps = [crossed(frame, copies, 4) for frame in range(copies, 240 + copies, copies)]
             assert sum(steps) == 60
 
-    @pytest.mark.parametrize(("kind", "bar"), [("Box", 8.5), ("Discrete", 8.5)])
+    @pytest.mark.parametrize(("kind", "bar"), [("Box", 8.0), ("Discrete", 8.0)])
     def test_learns_the_identity(self, kind: str, bar: float) -> None:
         entropy = () if kind == "Box" else ("agent.target_entropy=0.05",)
-        loop = Loop("agent=sac", *on_identity(kind, 2000), *SMALL, *entropy, "env.num_envs=4",
+        loop = Loop("agent=sac", *on_identity(kind, 1400), *SMALL, *entropy, "env.num_envs=4",
                     "agent.learning_starts=100", "agent.train_frequency=2",
                     "agent.initial_entropy_coef=0.1")  # fmt: skip
         loop.run()

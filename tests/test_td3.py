@@ -102,7 +102,7 @@ def test_explores_uniformly_at_first_then_around_the_policy() -> None:
 
 @pytest.mark.parametrize("name", ["td3", "ddpg"])
 def test_learns_the_identity(name: str) -> None:
-    loop = Loop(f"agent={name}", *on_identity("Box", 2000), *SMALL, "env.num_envs=4",
+    loop = Loop(f"agent={name}", *on_identity("Box", 1400), *SMALL, "env.num_envs=4",
                 "agent.learning_starts=200", "agent.train_frequency=2")  # fmt: skip
     loop.run()
     action, _ = loop.agent.play(loop.obs, None, None)
