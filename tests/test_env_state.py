@@ -18,7 +18,6 @@ from tests.test_env_stream import COUNTING, actions, gym
 REPLAYING: dict[str, Callable[..., Environment]] = {
     "counting": lambda **k: gym(COUNTING, 3, **k),
     "cartpole": lambda **k: gym("CartPole-v1", 3, **k),
-    "cartpole as arrays": lambda **k: gym("CartPole-v1", 3, vectorisation="auto", **k),
     "acrobot": lambda **k: gym("Acrobot-v1", 2, max_t=70, **k),
     "pendulum": lambda **k: gym("Pendulum-v1", 2, max_t=40, **k),
     "lunar lander": lambda **k: gym("LunarLander-v3", 3, **k),

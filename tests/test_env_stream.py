@@ -66,12 +66,6 @@ STREAMS = {
     "counting": (COUNTING, {}, {}),
     "counting cut": (COUNTING, {"max_t": 5}, {"max_episode_steps": 5}),
     "cartpole": ("CartPole-v1", {}, {}),
-    "cartpole as arrays": ("CartPole-v1", {"vectorisation": "auto"}, {}),
-    "cartpole as arrays cut": (
-        "CartPole-v1",
-        {"vectorisation": "auto", "max_t": 12},
-        {"max_episode_steps": 12},
-    ),
     "cartpole cut": ("CartPole-v1", {"max_t": 12}, {"max_episode_steps": 12}),
     "pendulum": ("Pendulum-v1", {}, {}),
     "lunar lander": ("LunarLander-v3", {"max_t": 90}, {"max_episode_steps": 90}),

@@ -18,7 +18,6 @@ from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit, Tr
 from numpy.typing import NDArray
 
 from rlhydra.config import EnvConfig
-from rlhydra.env.cartpole import CartPoleCopies
 from rlhydra.env.copies import AsyncCopies, Copies, Maker, SyncCopies, described, wrong_shape
 from rlhydra.env.environment import Array, BrokenEnvironmentError, Environment, Step
 from rlhydra.env.spaces import agents_space, native_actions, observed, seen_space
@@ -32,10 +31,9 @@ class GymEnvironmentConfig(EnvConfig):
     """Settings of a Gymnasium environment."""
 
     reward_scale: Annotated[float, Positive]  # the learner sees rewards times this
-    # auto: arrays for CartPole, else sync. sync where a step is cheap (2 to 6 times faster at 8
-    # copies of CartPole, HalfCheetah or LunarLander on 2 cores), async where it is slow and cores
-    # are free.
-    vectorisation: Literal["auto", "sync", "async"]
+    # sync where a step is cheap (2 to 6 times faster at 8 copies of CartPole, HalfCheetah or
+    # LunarLander on 2 cores), async where it is slow and cores are free
+    vectorisation: Literal["sync", "async"]
 
 
 class GymEnvironment(Environment):
@@ -61,9 +59,9 @@ class GymEnvironment(Environment):
         self._limit = None if cfg.vectorisation == "async" else _time_limit(probe)
         probe.close()
         bare = self._limit is not None
-        self._copies = _copies(
-            cfg, num_envs, lambda: make(cfg, training=training, bare=bare), training=training
-        )
+        kind = AsyncCopies if cfg.vectorisation == "async" else SyncCopies
+        makers: list[Maker] = [lambda: make(cfg, training=training, bare=bare)] * num_envs
+        self._copies: Copies = kind(cfg.id, makers)
         self._reward_scale = cfg.reward_scale
         self._shape = obs_space.shape
         self._dtype = obs_space.dtype
@@ -164,15 +162,6 @@ class GymEnvironment(Environment):
     def close(self) -> None:
         """Close every copy."""
         self._copies.close()
-
-
-def _copies(cfg: GymEnvironmentConfig, num_envs: int, maker: Maker, *, training: bool) -> Copies:
-    if cfg.vectorisation == "async":
-        return AsyncCopies(cfg.id, [maker] * num_envs)
-    plain = not (cfg.kwargs or (cfg.eval_kwargs and not training))
-    if cfg.vectorisation == "auto" and cfg.id == "CartPole-v1" and plain:
-        return CartPoleCopies(num_envs)
-    return SyncCopies(cfg.id, [maker] * num_envs)
 
 
 def make(
