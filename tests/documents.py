@@ -33,7 +33,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 def commands(page: Path) -> list[Command]:
     """Return the command lines of ours that stand on a page, in order."""
-    text = page.read_text("utf-8")
+    text = re.sub(r"\\\n\s*", "", page.read_text("utf-8"))  # lines that go on after a backslash
     lines = [match[1] for line in text.splitlines() if (match := LINE.match(line))]
     found: list[Command] = []
     for line in [*lines, *INLINE.findall(text)]:
