@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -64,11 +65,14 @@ def start(settings: DictConfig) -> None:
         with open_dict(settings):
             settings.setdefault("num_cpus", available_cores())
             settings.setdefault("num_gpus", len(available_gpus()))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         start_ray(settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ConfigError("hydra.launcher.ray.init", f"Ray could not be reached: {text}") from error
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # Ray has put its own in their place
 
 
 def _submit(

@@ -14,6 +14,7 @@ def keep_private() -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else a file in the home folder keeps it
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"  # it aborts at SIGTERM
     for name in ("RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
         os.environ.pop(name, None)
     from ray._private import ray_constants

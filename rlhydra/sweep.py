@@ -17,6 +17,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from rlhydra.config import MetaConfig
+from rlhydra.console import choose_mode, open_console
 from rlhydra.experiment import check, fail, quoted, without_hydra
 from rlhydra.lock import sole_owner
 from rlhydra.ranking import closing, prune_checkpoints, write_experiment
@@ -47,6 +48,7 @@ class Sweep:
         self._launcher = launcher
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._returns: list[Any] = []
+        self._code = 128 + signal.SIGINT  # to end with when interrupted
 
     def run(
         self,
@@ -73,6 +75,8 @@ class Sweep:
                 return self._run(folder, space, sampling, wave)
         except ConfigError as error:
             fail(error)
+        except KeyboardInterrupt as error:
+            sys.exit(error.args[0] if error.args else self._code)
 
     def _run(self, folder: Path, space: Space, sampling: Sampling, wave: int | None) -> list[Any]:
         self._check_folder(folder)
@@ -80,15 +84,18 @@ class Sweep:
         sampling.check(study)
         OmegaConf.save(self._config, folder / "multirun.yaml")
         self._settle(folder, study)
-        with _signals(), watch(folder, sampling.count, self._meta.progress) as console:
+        mode = choose_mode(self._meta.progress)
+        console = open_console(mode)
+        with self._signals():
             try:
-                self._launch_all(folder, space, sampling, study, wave)
+                with watch(folder, sampling.count, mode, console):
+                    self._launch_all(folder, space, sampling, study, wave)
             finally:
                 self._settle(folder, study, over=sys.exc_info()[0] is None)
                 write_experiment(folder)
-        if self._meta.keep_trials is not None:
-            prune_checkpoints(folder, self._meta.keep_trials)
-        closing(folder, console)
+                if self._meta.keep_trials is not None:
+                    prune_checkpoints(folder, self._meta.keep_trials)
+                closing(folder, console)
         ends = {read_status(folder / str(number)) for number in range(sampling.count)}
         if ends - {"completed", "pruned"}:
             sys.exit(1)
@@ -139,6 +146,21 @@ class Sweep:
                 tell(study, trial.number, status, read_trial(path).objective)
             elif status == "running" and not over:
                 record_failure(path, "the sweep was interrupted", "interrupted")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Generator[None]:
+        """End on SIGTERM as on Ctrl-C: with what was done written down."""
+
+        def stop(number: int, _: FrameType | None) -> NoReturn:
+            self._code = 128 + number
+            raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _slots(self) -> int:
         return int(self._launcher.slots()) if hasattr(self._launcher, "slots") else 1
@@ -229,18 +251,3 @@ def _names(error: object) -> str:
 def _first_line(error: object) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _signals() -> Generator[None]:
-    """End on SIGTERM as on Ctrl-C: with what was done written down."""
-
-    def stop(number: int, _: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

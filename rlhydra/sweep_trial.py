@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -42,6 +41,7 @@ def run_in_sweep(
 
     Raises:
         TrialError: for the launcher, once everything is recorded.
+        KeyboardInterrupt: with the exit code, where a signal ended the trial.
     """
     register()
     try:
@@ -53,7 +53,7 @@ def run_in_sweep(
         code, objective = 1, None
     status = read_status(folder)
     if status == "interrupted":
-        sys.exit(code or 1)  # and with it the sweep
+        raise KeyboardInterrupt(code or 1)  # and with it the sweep
     if (folder.parent / JOURNAL).exists():
         tell(open_study(folder.parent), number, status, objective)
     if code:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from rlhydra.console import STYLES, choose_mode, open_console
+from rlhydra.console import STYLES, Mode
 from rlhydra.ranking import ORDER
 from rlhydra.record import read_trial
 from rlhydra.wording import count, duration, number
@@ -88,13 +88,11 @@ def _goal(config: dict[str, dict[str, int]]) -> int:
 
 
 @contextlib.contextmanager
-def watch(folder: Path, trials: int, progress: bool | None) -> Generator[Console]:
-    """Show how the sweep goes until the end of the context; give the console for the result."""
-    mode = choose_mode(progress)
-    console = open_console(mode)
+def watch(folder: Path, trials: int, mode: Mode, console: Console) -> Generator[None]:
+    """Show how the sweep goes until the end of the context."""
     console.print(f"{trials} trial{'s' * (trials != 1)} in {folder}", soft_wrap=True)
     if mode == "silent":
-        yield console
+        yield
         return
     seen = _Seen(folder, trials)
     seen.look()
@@ -114,7 +112,7 @@ def watch(folder: Path, trials: int, progress: bool | None) -> Generator[Console
         if mode == "live":
             stack.enter_context(live)
         try:
-            yield console
+            yield
         finally:
             over.set()
             thread.join()

@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from rlhydra.ranking import read_experiment
-from tests.trials import environment, start, timeless, wait_for
+from tests.trials import environment, timeless, wait_for
 
 TINY = (
     "env.max_frame=512",
@@ -22,21 +22,27 @@ BASIC = "hydra/launcher=basic"
 LRS = "agent.lr=1e-3,1e-4"
 
 
-def sweep(folder, *overrides, timeout=300):
-    """Run a sweep in `folder`; return its exit code and what it printed."""
+def start(folder, *overrides):
+    """Start a sweep in `folder`; the caller ends it."""
     place = f"hydra.sweep.dir={folder}"
-    command = [sys.executable, "-m", "rlhydra", "--multirun", place, *TINY, *overrides]
-    done = subprocess.run(
-        command,
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlhydra", "--multirun", place, *TINY, *overrides],
         cwd=folder.parent,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout,
-        check=False,
     )
-    return done.returncode, done.stdout
+
+
+def sweep(folder, *overrides, timeout=300):
+    """Run a sweep in `folder`; return its exit code and what it printed."""
+    with start(folder, *overrides) as process:
+        try:
+            text, _ = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+    return process.returncode, text
 
 
 def resume(folder, *settings):
@@ -120,8 +126,7 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_others(tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_sweep_goes_on(tmp_path):
     folder = tmp_path / "sweep"
-    arguments = ("--multirun", f"hydra.sweep.dir={folder}", BASIC, LRS, *TINY)
-    with start(folder, *arguments, "env.max_frame=100_000") as process:
+    with start(folder, BASIC, LRS, "env.max_frame=100_000") as process:
         wait_for(lambda: (folder / "0" / "session_0" / "eval.csv").exists())
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
@@ -151,8 +156,7 @@ def test_ray_gives_what_the_basic_launcher_gives(tmp_path):
 @pytest.mark.parametrize("delay", [0.0, 2.0])
 def test_a_sweep_whose_driver_was_killed_goes_on(tmp_path, delay):
     folder = tmp_path / "sweep"
-    arguments = ("--multirun", f"hydra.sweep.dir={folder}", LRS, *TINY)
-    with start(folder, *arguments, "env.max_frame=30_000") as process:
+    with start(folder, LRS, "env.max_frame=30_000") as process:
         wait_for(lambda: (folder / "0" / "session_0" / "eval.csv").exists(), 120)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(delay)
