@@ -57,7 +57,8 @@ def main() -> int:
     kills = runs = 0
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        wait(session(root / "whole", plain))
+        if wait(session(root / "whole", plain)) != 0:
+            return 1
         reference = outcome(root / "whole")
         while kills < given.kills:
             folder = root / "killed"
