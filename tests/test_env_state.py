@@ -21,6 +21,7 @@ REPLAYING: dict[str, Callable[..., Environment]] = {
     "acrobot": lambda **k: gym("Acrobot-v1", 2, max_t=70, **k),
     "pendulum": lambda **k: gym("Pendulum-v1", 2, max_t=40, **k),
     "lunar lander": lambda **k: gym("LunarLander-v3", 3, **k),
+    "bipedal walker": lambda **k: gym("BipedalWalker-v3", 2, max_t=70, rebuild=True, **k),
     "half cheetah": lambda **k: gym("HalfCheetah-v5", 2, max_t=45, **k),
     "hopper": lambda **k: gym("Hopper-v5", 3, **k),
     "breakout": lambda **k: atari("Breakout", 3, **k),
@@ -99,14 +100,15 @@ def test_copies_with_histories_of_unequal_lengths_end_together():
     assert follow(again, plan)[1] == follow(env, plan)[1]
 
 
-def test_where_replaying_differs_new_games_start():
+@pytest.mark.parametrize("what", ["digest", "returns", "lengths"])
+def test_where_replaying_differs_new_games_start(what):
     settings: dict[str, Any] = {"max_t": 30}
     env = gym("BipedalWalker-v3", 2, **settings)
     plan = actions(env, 100)
     before = env.reset()
     follow(env, plan)
     state = through_json(env.state())
-    state["digest"] ^= 1
+    state[what] = 1 if what == "digest" else [1, 1]
     again = gym("BipedalWalker-v3", 2, **settings)
     obs, exact = again.load(state)
     assert not exact

@@ -19,7 +19,7 @@ def gym(
 ) -> GymEnvironment:
     values = {
         "kwargs": {}, "eval_kwargs": {}, "num_envs": num_envs, "max_frame": 1000, "max_t": None,
-        "reward_scale": 1.0, "vectorisation": "sync", **settings,
+        "reward_scale": 1.0, "vectorisation": "sync", "rebuild": False, **settings,
     }  # fmt: skip
     cfg = GymEnvironmentConfig(id=id, **values)
     return GymEnvironment(cfg, num_envs, np.random.SeedSequence(seed), training=training)

@@ -144,6 +144,28 @@ class AsyncCopies:
         self._vector.close()
 
 
+class Rebuilt(Wrapper[Any, Any, Any, Any]):
+    """Makes its environment anew at each seeded reset, so that nothing is left of earlier games."""
+
+    def __init__(self, make: Maker) -> None:
+        super().__init__(make())
+        self._make = make
+        self._used = False
+
+    @classmethod
+    def around(cls, make: Maker) -> Maker:
+        """Return what makes such an environment."""
+        return lambda: cls(make)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment, or where a seed is given a fresh one."""
+        if seed is not None and self._used:
+            self.env.close()
+            self.env = self._make()
+        self._used = True
+        return self.env.reset(seed=seed, options=options)
+
+
 class _Reporting(Wrapper[Any, Any, Any, Any]):
     """Reports a failure as data, since the vector would lose the number of the copy."""
 

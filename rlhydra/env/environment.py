@@ -151,7 +151,7 @@ class Environment(ABC):
             self._seedings = [0] * self.num_envs
         everyone = list(range(self.num_envs))
         self.games = []
-        self._begin_counts([0] * self.num_envs, 0.0)
+        self._begin_counts()
         self._obs = self._restart(everyone, self._fresh_seeds(everyone))
         return self._obs
 
@@ -217,20 +217,18 @@ class Environment(ABC):
         self._history.forget(copies)
         return [self._seeds[copy] for copy in copies]
 
-    def _begin_counts(self, lengths: list[int], returns: Any) -> None:
-        self._returns[:] = returns
-        self._started = [self._steps - int(length) for length in lengths]
-        self._oldest = min(self._started)
+    def _begin_counts(self) -> None:
+        self._returns[:] = 0
+        self._started = [self._steps] * self.num_envs
+        self._oldest = self._steps
 
     def state(self) -> dict[str, Any]:
         """Return, as arrays and JSON values, what `load` needs to come back to this very moment."""
         return {
             "seedings": list(self._seedings),
             "seeds": list(self._seeds),
-            "returns": self._returns.tolist(),
-            "lengths": [self._steps - started for started in self._started],
             "history": self._history.state(),
-            "digest": _digest(self._obs),
+            **self._position(),
         }
 
     def load(self, state: dict[str, Any]) -> tuple[Array, bool]:
@@ -244,10 +242,17 @@ class Environment(ABC):
         self._seeds = [int(seed) for seed in state["seeds"]]
         self._history.load(state["history"])
         self._replay()
-        if _digest(self._obs) != state["digest"]:
+        if self._position() != {key: state[key] for key in self._position()}:
             return self.reset(), False
-        self._begin_counts(state["lengths"], state["returns"])
         return self._obs, True
+
+    def _position(self) -> dict[str, Any]:
+        """Return what tells whether the copies are where they were."""
+        return {
+            "digest": zlib.crc32(np.ascontiguousarray(self._obs).data),
+            "returns": self._returns.tolist(),
+            "lengths": [self._steps - started for started in self._started],
+        }
 
     def rewind(self, recording: Recording) -> Array:
         """Bring the one copy of this environment to the start of a recorded game.
@@ -260,7 +265,7 @@ class Environment(ABC):
         self._seeds = [recording.seed]
         self._history.load({"actions": actions, "lengths": [recording.start]})
         self._replay()
-        self._begin_counts([0], 0.0)
+        self._begin_counts()
         return self._obs
 
     def _replay(self) -> None:
@@ -271,11 +276,12 @@ class Environment(ABC):
         everyone = range(self.num_envs)
         lengths = [self._history.length(copy) for copy in everyone]
         longest = max(lengths)
-        self._begin_counts([0] * self.num_envs, 0.0)
+        self._begin_counts()
         self._obs = self._restart(list(everyone), self._seeds)
         for done, action in enumerate(self._history.last(longest)):
             self._seed_again([c for c in everyone if 0 < done == longest - lengths[c]])
             step = self._advance(action)
+            self._returns += step.reward
             self._steps += 1
             self._obs = step.next_obs
             if step.over:
@@ -290,9 +296,6 @@ class Environment(ABC):
         self._obs = self._obs.copy()
         self._obs[copies] = self._restart(copies, seeds)
         for copy in copies:
+            self._returns[copy] = 0
             self._started[copy] = self._steps
         self._oldest = min(self._started)
-
-
-def _digest(obs: Array) -> int:
-    return zlib.crc32(np.ascontiguousarray(obs).data)

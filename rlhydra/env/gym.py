@@ -8,6 +8,7 @@ import math
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 import gymnasium
@@ -18,7 +19,15 @@ from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit, Tr
 from numpy.typing import NDArray
 
 from rlhydra.config import EnvConfig
-from rlhydra.env.copies import AsyncCopies, Copies, Maker, SyncCopies, described, wrong_shape
+from rlhydra.env.copies import (
+    AsyncCopies,
+    Copies,
+    Maker,
+    Rebuilt,
+    SyncCopies,
+    described,
+    wrong_shape,
+)
 from rlhydra.env.environment import Array, BrokenEnvironmentError, Environment, Step
 from rlhydra.env.spaces import agents_space, native_actions, observed, seen_space
 from rlhydra.schema import ConfigError, Positive
@@ -34,6 +43,7 @@ class GymEnvironmentConfig(EnvConfig):
     # sync where a step is cheap (2 to 6 times faster at 8 copies of CartPole, HalfCheetah or
     # LunarLander on 2 cores), async where it is slow and cores are free
     vectorisation: Literal["sync", "async"]
+    rebuild: bool  # seeded resets make a copy anew, where games leave traces in a used one
 
 
 class GymEnvironment(Environment):
@@ -60,7 +70,8 @@ class GymEnvironment(Environment):
         probe.close()
         bare = self._limit is not None
         kind = AsyncCopies if cfg.vectorisation == "async" else SyncCopies
-        makers: list[Maker] = [lambda: make(cfg, training=training, bare=bare)] * num_envs
+        maker: Maker = partial(make, cfg, training=training, bare=bare)
+        makers = [Rebuilt.around(maker) if cfg.rebuild else maker] * num_envs
         self._copies: Copies = kind(cfg.id, makers)
         self._reward_scale = cfg.reward_scale
         self._shape = obs_space.shape
