@@ -174,7 +174,8 @@ class Sweep:
         assert isinstance(saved, DictConfig)
         before, now = _settings(saved), _settings(self._config)
         differ = [key for key in before | now if before.get(key) != now.get(key)]
-        other = [key for key in differ if key != "meta" and not key.startswith(FREE)]
+        leaves = [key for key in differ if not isinstance((before | now)[key], dict)]
+        other = [key for key in leaves if not key.startswith(FREE)]
         if other:
             problem = f"holds a sweep with another {', '.join(other)}; choose another folder"
             raise ConfigError(str(folder), problem)
