@@ -119,7 +119,7 @@ class Trial:
             with self._signals():
                 try:
                     self._train(mode, console)
-                    self._conclude()
+                    self._conclude(console)
                 except Interrupted:
                     self._break_off()
                     self.metrics = dict(read_trial(self.folder).metrics)
@@ -205,7 +205,7 @@ class Trial:
         except OSError as error:  # a full disk: written again at the end
             log.warning("%s could not be written: %s", self.folder / "trial.json", error)
 
-    def _conclude(self) -> None:
+    def _conclude(self, console: Console) -> None:
         """Put the sessions' rows together: metrics, objective, status, report."""
         self._concluding = True
         if self._signal is not None:
@@ -220,9 +220,12 @@ class Trial:
         if status in ("completed", "pruned"):
             self.objective = self.metrics[self.config.meta.metric]["mean"]
         self.status = status
-        write_report(self.folder)
-        self._concluding = False
         self._write()
+        try:
+            write_report(self.folder)
+        except OSError as error:
+            console.print(f"The report could not be written ({error}): the result is complete.")
+        self._concluding = False
 
     def _outcome(self, state: SessionState) -> str:
         if state.status == "queued":

@@ -81,14 +81,13 @@ def test_files_that_may_not_grow_fail_the_trial_and_it_goes_on_later(tmp_path):
     """A limit of the system's own on the size of files, as near to a full disk as a test gets."""
     folder = tmp_path / "trial"
     overrides = (*ONE, "env.max_frame=20000")
-    limit = (150_000, 150_000)
+    limit = (100_000, 100_000)  # a state of PPO takes 120 kB
     code, _ = run(
         folder, *overrides, "meta.max_retries=0",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )  # fmt: skip
     trial = json.loads((folder / "trial.json").read_text())
-    if code == 0:
-        pytest.skip("everything fitted below the limit")
+    assert code == 1
     assert (trial["status"], trial["objective"]) == ("failed", None)
     assert run(folder, *overrides)[0] == 0
     train(tmp_path / "once", settings(*overrides))
