@@ -1,11 +1,14 @@
 """`python -m rlhydra`: compose a configuration and run its trial, or with --multirun its trials."""
 
+import sys
 from typing import Any
 
 import hydra
 
+from rlhydra.choices import check_choices
 from rlhydra.composition import CONF, register
-from rlhydra.experiment import run_job
+from rlhydra.experiment import fail, run_job
+from rlhydra.schema import ConfigError
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -17,6 +20,10 @@ def job(composed: Any) -> float | None:
 def main() -> None:
     """Run the command line."""
     register()
+    try:
+        check_choices(sys.argv[1:], CONF)
+    except ConfigError as error:
+        fail(error)
     job()
 
 

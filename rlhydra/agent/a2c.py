@@ -9,7 +9,7 @@ it is the generalised advantage (Schulman et al., 2016), of which that is the sp
 
 Deviations from the paper, with their reasons:
 - Copies step together and their gradients are averaged: the asynchronous threads gained nothing by
-  themselves (OpenAI's A2C, 2017). Asynchronous sessions are `meta.distributed`.
+  themselves (OpenAI's A2C, 2017).
 - A truncated episode bootstraps from the value of its true last observation, as it did not end by
   itself (Pardo et al., 2018).
 - Policy and value may have separate networks (`net.shared: false`).
