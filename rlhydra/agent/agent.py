@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlhydra.clock import Clock
-from rlhydra.config import OptimizerConfig
 from rlhydra.env.environment import Transition
 from rlhydra.schema import ConfigError
 
@@ -112,37 +110,6 @@ class Agent(ABC):
         self.generator.set_state(state["generator"].cpu())
         self.rng.bit_generator.state = state["rng"]
         self.opt_step = state["opt_step"]
-
-    def step(
-        self,
-        loss: Tensor,
-        parameters: list[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        max_grad_norm: float | None,
-    ) -> None:
-        """Take one optimizer step down the gradient of `loss`, scaled down to `max_grad_norm`."""
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm or float("inf"))
-        if not torch.isfinite(norm):
-            raise Diverged(f"loss {loss.item():g}, gradient norm {norm.item():g}")
-        optimizer.step()
-        self.opt_step += 1
-
-
-def optimizer_for(
-    cfg: OptimizerConfig, parameters: Iterable[nn.Parameter], lr: float
-) -> torch.optim.Optimizer:
-    """Return the configured optimizer; Adam's and SGD's steps are fused into one kernel."""
-    cls = getattr(torch.optim, cfg.name)
-    fused = {"fused": True} if cfg.name in ("Adam", "AdamW", "SGD") else {}
-    return cls(parameters, lr=lr, **fused, **cfg.kwargs)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Change the learning rate of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 class Stateful(Protocol):
