@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ def command_line(
     """Run `python -m rlhydra ...` here, in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
+    handlers, level = logging.root.handlers[:], logging.root.level
+
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rlhydra", *arguments])
         GlobalHydra.instance().clear()
@@ -38,6 +41,8 @@ def command_line(
             __main__.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        # Hydra's handlers write to this test's streams, which the next test does not have.
+        logging.root.handlers[:], logging.root.level = handlers, level
         said = capfd.readouterr()
         return code, said.out, said.err
 

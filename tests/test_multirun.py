@@ -67,7 +67,7 @@ WRONG = {
     ("agent.lrr=1,2",): "did you mean agent.lr",
     ("agent.lr=1e-3,fast",): "agent.lr=fast: agent.lr: expected a number",
     ("agent.gamma=interval(0, 2)",): "agent.gamma=2.0: agent.gamma: expected a number",
-    ("env=cartpole,cartpoel",): "env=cartpoel: In 'config': Could not find 'env/cartpoel'",
+    ("env=cartpole,cartpoel",): "env: there is no choice cartpoel (did you mean cartpole",
     ("agent.horizon=32,33",): "agent.minibatch_size: 256 does not divide",
     ("search=ppo", "hydra.sweeper.sampler=tpee"): "did you mean tpe",
     ("meta.max_trial=0", "agent.lr=1,2"): "meta.max_trial: expected a number > 0",
