@@ -86,14 +86,14 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
 
 def test_a_trial_is_interrupted_resumed_finished_repeated_and_prolonged(tmp_path):
     folder = tmp_path / "trial"
-    long = (*SMALL, "env.max_frame=12000", "meta.max_session=1")
+    long = (*SMALL, "env.max_frame=60_000", "meta.max_session=1")
     with start(folder, *long) as process:
         wait_for(lambda: list(folder.glob("session_0/checkpoints/best.json")))
         process.terminate()
         assert process.wait(20) == 143
     trial = json.loads((folder / "trial.json").read_text())
     assert (trial["status"], trial["objective"]) == ("interrupted", None)
-    assert 0 < trial["sessions"][0]["frame"] < 12000
+    assert 0 < trial["sessions"][0]["frame"] < 60_000
     assert run(folder, module="rlhydra.resume")[0] == 0
     train(tmp_path / "once", settings(*long))
     assert timeless(folder / "session_0") == timeless(tmp_path / "once")
