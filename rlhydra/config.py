@@ -167,6 +167,8 @@ class AgentConfig:
     # Kinds of action space that the algorithm can act in.
     actions: ClassVar[tuple[Literal["discrete", "multidiscrete", "box"], ...]] = ()
 
+    init_from: str | None  # folder of a trial, whose best agent's weights training starts from
+
     def check(self, env: EnvConfig) -> None:
         """Raise ConfigError for settings that do not fit together."""
 

@@ -19,6 +19,7 @@ from rlhydra.env.environment import Environment, action_kind
 from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.processes import import_path
+from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
 from rlhydra.trial import Trial
 
@@ -50,6 +51,12 @@ def check(composed: DictConfig) -> Config:
     return config
 
 
+def check_start(config: Config) -> None:
+    """Raise ConfigError where the weights that training shall start from are not there."""
+    if config.agent.init_from is not None:
+        best_weights(Path(config.agent.init_from))
+
+
 class Check(Callback):
     """Ends a wrong command line before Hydra makes a folder for it."""
 
@@ -57,7 +64,7 @@ class Check(Callback):
         """Check the configuration, and the folder if it was used before."""
         try:
             composed = without_hydra(config)
-            check(composed)
+            check_start(check(composed))
             check_folder(Path(str(config.hydra.run.dir)), composed)
         except ConfigError as error:
             # Hydra turns a callback's exceptions into warnings; SystemExit passes.

@@ -17,7 +17,7 @@ from rlhydra.checkpoint import Checkpoints
 from rlhydra.config import Config, target_class
 from rlhydra.env.environment import Environment
 from rlhydra.env.gym import GymEnvironment, GymEnvironmentConfig
-from rlhydra.record import read_trial
+from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
 from rlhydra.session import load_config
 
@@ -90,11 +90,7 @@ def load(folder: str | Path, session: int | None = None) -> Player:
     """
     folder = Path(folder)
     config = read_config(folder)
-    index = best_session(folder) if session is None else session
-    path = folder / f"session_{index}" / "checkpoints" / "best.json"
-    if not path.is_file():
-        problem = "expected the best weights of a session; it has no score yet, or there is none"
-        raise ConfigError(str(path), problem)
+    index, path = best_weights(folder, session)
     weights = Checkpoints.read(path)
     obs_space, action_space = target_class(config.env_target, Environment).spaces(config.env)
     agent_class = target_class(config.agent_target, Agent)
@@ -119,19 +115,3 @@ def read_config(folder: Path) -> Config:
     composed = OmegaConf.load(path)
     assert isinstance(composed, DictConfig)
     return load_config({str(key): composed[key] for key in composed})
-
-
-def best_session(folder: Path) -> int:
-    """Return the session that reached the highest return; the first of equals.
-
-    Raises:
-        ConfigError: where no session has a score.
-    """
-    scores: dict[int, float] = {}
-    for session in read_trial(folder).sessions:
-        returns = session.eval["return_mean"]
-        if np.isfinite(returns).any():
-            scores[session.index] = float(np.nanmax(returns))
-    if not scores:
-        raise ConfigError(str(folder), "no session has a score yet; let it train on")
-    return max(scores, key=lambda index: (scores[index], -index))

@@ -192,6 +192,33 @@ def read_table(path: Path, rows: int | None = None) -> Table:
     return Table(path, {name: values[:, i] for i, name in enumerate(names)}, step)
 
 
+def best_weights(folder: Path, session: int | None = None) -> tuple[int, Path]:
+    """Return a session of the trial in `folder` and its best checkpoint.
+
+    Without a number the session that reached the highest return, the first of equals.
+
+    Raises:
+        ConfigError: where there is no trial, or nothing in it has a score.
+    """
+    index = _best_session(folder) if session is None else session
+    path = folder / f"session_{index}" / "checkpoints" / "best.json"
+    if not path.is_file():
+        problem = "expected the best weights of a session; it has no score yet, or there is none"
+        raise ConfigError(str(path), problem)
+    return index, path
+
+
+def _best_session(folder: Path) -> int:
+    scores: dict[int, float] = {}
+    for session in read_trial(folder).sessions:
+        returns = session.eval["return_mean"]
+        if np.isfinite(returns).any():
+            scores[session.index] = float(np.nanmax(returns))
+    if not scores:
+        raise ConfigError(str(folder), "no session has a score yet; let it train on")
+    return max(scores, key=lambda index: (scores[index], -index))
+
+
 def _step(path: Path, rows: int | None) -> int:
     """Return n such that each n-th line makes about `rows`, judging by the first lines."""
     if rows is None:

@@ -24,6 +24,7 @@ from rlhydra.env.environment import Environment
 from rlhydra.evaluate import play
 from rlhydra.lock import sole_writer
 from rlhydra.log import Log
+from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class Session:
         log_state = None if saved is None else saved["log"]
         self.log = Log(folder, self.agent.metrics, log_state, self._warn)
         if saved is None:
+            if config.agent.init_from is not None:
+                start_from(self.agent, Path(config.agent.init_from))
             self.obs = self.env.reset()
             self._save()
         else:
@@ -252,6 +255,21 @@ def build(
         torch.device(device),
     )
     return agent, env
+
+
+def start_from(agent: Agent, folder: Path) -> None:
+    """Give `agent` the weights of the best agent in the trial in `folder`.
+
+    Raises:
+        ConfigError: where there is none, or it has other networks.
+    """
+    _, path = best_weights(folder)
+    weights = Checkpoints.read(path)
+    mine, theirs = ", ".join(agent.weights()), ", ".join(weights)
+    if mine != theirs:
+        problem = f"{folder} holds another kind of agent: expected {mine}; got {theirs}"
+        raise ConfigError("agent.init_from", problem)
+    agent.load_weights(weights)
 
 
 def load_config(composed: Mapping[str, Any]) -> Config:

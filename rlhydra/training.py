@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlhydra.choices import check_choices
 from rlhydra.composition import CONF, register
-from rlhydra.experiment import check, check_folder, without_hydra
+from rlhydra.experiment import check, check_folder, check_start, without_hydra
 from rlhydra.lock import sole_owner
 from rlhydra.metrics import FloatArray, Metric
 from rlhydra.record import SessionRecord, TrialRecord, read_table, read_trial
@@ -114,7 +114,7 @@ def train(
     """
     config = _composed(overrides, folder, config_dir)
     composed = without_hydra(config)
-    check(composed)
+    check_start(check(composed))
     place = Path(str(config.hydra.run.dir)).resolve()
     check_folder(place, composed)
     place.mkdir(parents=True, exist_ok=True)
