@@ -36,6 +36,7 @@ from rlhydra.memory.rollout import Rollout, explained_variance
 from rlhydra.net.actor_critic import ActorCritic, in_chunks
 from rlhydra.net.head import Head
 from rlhydra.net.moments import Moments, RewardScaler
+from rlhydra.net.plain_actor_critic import PlainActorCritic
 from rlhydra.schedule import value_at
 from rlhydra.schema import Fraction, NonNegative, Positive
 
@@ -102,6 +103,7 @@ class A2C(Agent):
         self.cfg = cfg
         self.net = ActorCritic(cfg.net, obs_space, action_space, cfg.initial_std).to(device)
         self.head: Head = self.net.head
+        self.plain = PlainActorCritic.of(self.net)
         self.descent = Descent(
             cfg.optimizer, self.net.parameters(), value_at(cfg.lr, 0, 1), cfg.max_grad_norm
         )
@@ -118,6 +120,8 @@ class A2C(Agent):
 
     def act(self, obs: Array) -> Array:
         """Sample an action for each copy."""
+        if self.plain is not None:
+            return self.plain.sample(self._normal(obs), self.rng)
         with torch.no_grad():
             output = self.net.acting(self._normal(obs))
             return self.head.sample(output, self.generator).cpu().numpy()

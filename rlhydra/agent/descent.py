@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlhydra.agent.agent import Diverged
@@ -38,6 +39,17 @@ class Descent:
         fused = {"fused": True} if cfg.name in ("Adam", "AdamW", "SGD") else {}
         cls = getattr(torch.optim, cfg.name)
         self._optimizer: torch.optim.Optimizer = cls([self.vector], lr=lr, **fused, **cfg.kwargs)
+        self._gradients: list[NDArray[Any]] = []
+        self._address = 0
+
+    def gradients(self) -> list[NDArray[Any]]:
+        """Return the parts of `gradient` as arrays of the parameters' shapes, to be written to."""
+        if self.gradient.data_ptr() != self._address:
+            self._address = self.gradient.data_ptr()
+            pieces = self.gradient.split([p.numel() for p in self.parameters])
+            pairs = zip(pieces, self.parameters, strict=True)
+            self._gradients = [piece.view(like.shape).numpy() for piece, like in pairs]
+        return self._gradients
 
     def step(self, loss: Tensor, lr: float) -> None:
         """Go one step of size `lr` down the gradient of `loss`, scaled down to `max_grad_norm`.
@@ -51,13 +63,41 @@ class Descent:
 
     def descend(self, loss: Tensor | float, lr: float) -> None:
         """Go one step down the `gradient` that the caller has written, as `step` does."""
-        norm = self.gradient.norm().item()
+        norm = self.gradient.dot(self.gradient).item() ** 0.5
         if not math.isfinite(norm):
             raise Diverged(f"the loss is {float(loss):g}, the norm of its gradient {norm:g}")
         if self.max_grad_norm is not None and norm > self.max_grad_norm:
             self.gradient.mul_(self.max_grad_norm / norm)
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.step()
+        group = self._optimizer.param_groups[0]
+        group["lr"] = lr
+        if type(self._optimizer) is torch.optim.Adam and not group["amsgrad"]:
+            self._adam(group, self._optimizer.state[self.vector])
+        else:
+            self._optimizer.step()
+
+    def _adam(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+        """Do what `torch.optim.Adam` does, which spends 40 µs around these 10 µs of work."""
+        vector = self.vector.detach()
+        if not state:
+            state["step"] = torch.zeros((), device=vector.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros(2, *vector.shape).to(vector.device)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        torch._fused_adam_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            [vector],
+            [self.gradient],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
 
     def state(self) -> dict[str, Any]:
         """Return the optimizer's moments."""

@@ -21,8 +21,6 @@ class PlainQ:
     def __init__(self, net: nn.Sequential, target_net: nn.Sequential, descent: Descent) -> None:
         self.net, self._target_net = Perceptron(net), Perceptron(target_net)
         self._descent = descent
-        self._address = 0
-        self._gradients: list[Array] = []
 
     def learn(
         self, batch: Batch, lr: float, *, double: bool, huber: bool, weighted: bool
@@ -44,17 +42,7 @@ class PlainQ:
                 slope, losses = slope * weight, losses * weight
             slopes = np.zeros_like(q)
             slopes[rows, action] = slope / len(slope)
-            self.net.backward(inputs, slopes, self._where_gradients_go())
+            self.net.backward(inputs, slopes, self._descent.gradients())
             loss = float(losses.mean())
             self._descent.descend(loss, lr)
         return error, loss, float(value.mean())
-
-    def _where_gradients_go(self) -> list[Array]:
-        """Return the parts of the flat gradient as arrays."""
-        vector = self._descent.gradient
-        if vector.data_ptr() != self._address:
-            self._address = vector.data_ptr()
-            sizes = [parameter.numel() for parameter in self._descent.parameters]
-            pieces = zip(vector.split(sizes), self._descent.parameters, strict=True)
-            self._gradients = [piece.view(like.shape).numpy() for piece, like in pieces]
-        return self._gradients

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from rlhydra.agent.agent import Agent, Array, copy_of, load_into, load_network, state_of
 from rlhydra.agent.descent import Descent
+from rlhydra.agent.plain_ppo import PlainPPO
 from rlhydra.clock import Clock
 from rlhydra.config import (
     AgentConfig,
@@ -44,6 +45,7 @@ from rlhydra.memory.rollout import Rollout, explained_variance
 from rlhydra.net.actor_critic import ActorCritic, in_chunks
 from rlhydra.net.head import Head
 from rlhydra.net.moments import Moments, RewardScaler
+from rlhydra.net.plain_actor_critic import PlainActorCritic
 from rlhydra.schedule import value_at
 from rlhydra.schema import ConfigError, Fraction, NonNegative, Positive
 
@@ -163,6 +165,8 @@ class PPO(Agent):
         self.descent = Descent(
             cfg.optimizer, self.net.parameters(), value_at(cfg.lr, 0, 1), cfg.max_grad_norm
         )
+        plain = PlainActorCritic.of(self.net)
+        self.plain = plain and PlainPPO(plain, self.descent, cfg.clip_value, cfg.value_coef)
         self.rollout = Rollout(
             cfg.horizon,
             num_envs,
@@ -176,6 +180,8 @@ class PPO(Agent):
 
     def act(self, obs: Array) -> Array:
         """Sample an action for each copy."""
+        if self.plain is not None:
+            return self.plain.net.sample(self._normal(obs), self.rng)
         with torch.no_grad():
             output = self.net.acting(self._normal(obs))
             return self.head.sample(output, self.generator).cpu().numpy()
@@ -207,22 +213,23 @@ class PPO(Agent):
         parts: list[Parts] = []
         for _ in range(cfg.epochs):
             for minibatch in self._minibatches(batch):
-                output, value = self.net(minibatch.obs)
-                loss, part = ppo_loss(
-                    self.head,
-                    output,
-                    value,
-                    minibatch,
-                    clip,
-                    cfg.clip_value,
-                    cfg.value_coef,
-                    entropy_coef,
-                )
-                self.descent.step(loss, lr)
+                part = self._step(minibatch, lr, clip, entropy_coef)
                 self.opt_step += 1
                 parts.append(part)
             if cfg.target_kl is not None and kl_estimate(parts[-1].log_ratio) > cfg.target_kl:
                 break
+        return parts
+
+    def _step(self, batch: Batch, lr: float, clip: float, entropy_coef: float) -> Parts:
+        """Take a step for one minibatch."""
+        if self.plain is not None:
+            return Parts(*self.plain.step(batch, lr, clip, entropy_coef))
+        cfg = self.cfg
+        output, value = self.net(batch.obs)
+        loss, parts = ppo_loss(
+            self.head, output, value, batch, clip, cfg.clip_value, cfg.value_coef, entropy_coef
+        )
+        self.descent.step(loss, lr)
         return parts
 
     def _batch(self) -> tuple[Batch, float, float]:

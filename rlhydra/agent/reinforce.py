@@ -37,6 +37,7 @@ from rlhydra.memory.rollout import explained_variance
 from rlhydra.net.actor_critic import ActorCritic
 from rlhydra.net.head import Head
 from rlhydra.net.moments import Moments
+from rlhydra.net.plain_actor_critic import PlainActorCritic
 from rlhydra.schedule import value_at
 from rlhydra.schema import Fraction, NonNegative, Positive
 
@@ -96,6 +97,7 @@ class Reinforce(Agent):
         self.cfg = cfg
         self.net = ActorCritic(cfg.net, obs_space, action_space, cfg.initial_std).to(device)
         self.head: Head = self.net.head
+        self.plain = PlainActorCritic.of(self.net)
         self.descent = Descent(
             cfg.optimizer, self.net.parameters(), value_at(cfg.lr, 0, 1), cfg.max_grad_norm
         )
@@ -105,6 +107,8 @@ class Reinforce(Agent):
 
     def act(self, obs: Array) -> Array:
         """Sample an action for each copy."""
+        if self.plain is not None:
+            return self.plain.sample(self._normal(obs), self.rng)
         with torch.no_grad():
             output = self.net.acting(self._normal(obs))
             return self.head.sample(output, self.generator).cpu().numpy()

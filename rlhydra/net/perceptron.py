@@ -43,36 +43,44 @@ class Perceptron:
         )
 
     def __call__(self, x: Array, inputs: list[Array] | None = None) -> Array:
-        """Return the outputs (B, n) for `x` (B, m); append each layer's input to `inputs`."""
+        """Return the outputs (B, n) for `x` (B, m); append what `backward` needs to `inputs`."""
         if self._linear[0].weight.data_ptr() != self._address:
             self._attach()
+        x = x.T  # samples side by side: adding a bias to a row, and summing one, is twice as fast
         for weight, bias, kind in zip(self._weights, self._biases, self._kinds, strict=True):
             if inputs is not None:
                 inputs.append(x)
-            x = x @ weight.T
+            x = weight @ x
             x += bias
             if kind is nn.ReLU:
                 np.maximum(x, 0, out=x)
             elif kind is nn.Tanh:
                 np.tanh(x, out=x)
-        return x
+        return x.T
 
     def backward(self, inputs: Sequence[Array], slope: Array, out: Sequence[Array]) -> None:
         """Write into `out` the gradient of each weight and bias, in the order of the parameters.
 
-        `inputs` are what the call with these samples appended, `slope` (B, n) is the gradient of
-        the outputs.
+        `inputs` are what the call with these samples appended: each layer's input (m, B). `slope`
+        (B, n) is the gradient of the outputs.
         """
+        ones = np.ones(len(slope), np.float32)
+        slope = slope.T
         for layer in range(len(inputs) - 1, -1, -1):
             x = inputs[layer]
-            np.matmul(slope.T, x, out=out[2 * layer])
-            np.add.reduce(slope, 0, out=out[2 * layer + 1])
+            np.matmul(slope, x.T, out=out[2 * layer])
+            np.matmul(slope, ones, out=out[2 * layer + 1])
             if layer:
-                slope = slope @ self._weights[layer]
-                slope *= x > 0 if self._kinds[layer - 1] is nn.ReLU else 1 - x * x
+                slope = self._weights[layer].T @ slope
+                if self._kinds[layer - 1] is nn.ReLU:
+                    slope *= x > 0
+                else:
+                    rest = x * x
+                    np.subtract(1, rest, out=rest)
+                    slope *= rest
 
     def _attach(self) -> None:
         """Look where the parameters lie now: sharing them between processes moves them."""
         self._weights = [layer.weight.detach().numpy() for layer in self._linear]
-        self._biases = [layer.bias.detach().numpy() for layer in self._linear]
+        self._biases = [layer.bias.detach().numpy()[:, None] for layer in self._linear]
         self._address = self._linear[0].weight.data_ptr()
