@@ -48,7 +48,7 @@ __all__ = [
     "target_class",
 ]
 
-Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
+Activation = Literal["tanh", "relu", "elu", "gelu", "selu", "silu"]
 Metric = Literal[
     "final_return",
     "best_return",

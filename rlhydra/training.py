@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,26 +112,32 @@ def train(
         KeyboardInterrupt: where Ctrl-C stopped it, after its checkpoint was written.
         SystemExit: where another signal did.
     """
-    config = _composed(overrides, folder, config_dir)
-    composed = without_hydra(config)
-    check_start(check(composed))
+    config = composed(overrides, folder, config_dir)
+    own = without_hydra(config)
+    check_start(check(own))
     place = Path(str(config.hydra.run.dir)).resolve()
-    check_folder(place, composed)
+    check_folder(place, own)
     place.mkdir(parents=True, exist_ok=True)
     choices = config.hydra.runtime.choices
     names = {group: str(choices[group]) for group in ("agent", "env")}
     with sole_owner(place), _log_file(place / f"{config.hydra.job.name}.log"):
-        _write_hydra_files(place, config, composed)
-        code = Trial(composed, place, names).run()
+        _write_hydra_files(place, config, own)
+        code = Trial(own, place, names).run()
     if code > 128:
         raise KeyboardInterrupt if code == 130 else SystemExit(code)
     return Result(place)
 
 
-def _composed(
-    overrides: tuple[str, ...], folder: str | Path | None, config_dir: str | Path | None
+def composed(
+    overrides: Sequence[str],
+    folder: str | Path | None = None,
+    config_dir: str | Path | None = None,
 ) -> DictConfig:
-    """Compose as the command line does, also from within another Hydra program."""
+    """Compose as the command line does, also from within another Hydra program.
+
+    Raises:
+        ConfigError: for a choice or setting that does not exist.
+    """
     more = ["hydra.mode=RUN"]
     if folder is not None:
         more.append(f"hydra.run.dir={_quoted(str(folder))}")
@@ -156,13 +162,13 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _write_hydra_files(folder: Path, config: DictConfig, composed: DictConfig) -> None:
+def _write_hydra_files(folder: Path, config: DictConfig, trial: DictConfig) -> None:
     """Write what Hydra's own run writes: the configuration, Hydra's, and the overrides."""
     own = folder / ".hydra"
     own.mkdir(exist_ok=True)
     with open_dict(config):
         config.hydra.runtime.output_dir = str(folder)
-    OmegaConf.save(composed, own / "config.yaml")
+    OmegaConf.save(trial, own / "config.yaml")
     OmegaConf.save(OmegaConf.masked_copy(config, "hydra"), own / "hydra.yaml")
     OmegaConf.save(config.hydra.overrides.task, own / "overrides.yaml")
 

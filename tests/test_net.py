@@ -80,7 +80,7 @@ class TestHeads:
 
 
 class TestNetworks:
-    @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "gelu", "silu"])
+    @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "gelu", "selu", "silu"])
     @pytest.mark.parametrize("layer_norm", [False, True])
     def test_equals_its_modules_one_by_one(self, activation: Any, layer_norm: bool) -> None:
         cfg = dataclasses.replace(CFG, activation=activation, layer_norm=layer_norm)

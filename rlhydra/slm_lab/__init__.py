@@ -1,0 +1,1 @@
+"""SLM Lab's spec files, and what they are here."""
