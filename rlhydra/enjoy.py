@@ -16,9 +16,11 @@ from rlhydra.config import Config, target_class
 from rlhydra.env.environment import Environment, Game, Recording
 from rlhydra.evaluate import LONGEST
 from rlhydra.film import draw_off_screen, has_display, points, show, tiled, write_video
+from rlhydra.games import FILE, KEPT, KeptGame, read_game
 from rlhydra.metrics import interval
-from rlhydra.player import Player, load
-from rlhydra.replay import Moment, frame_rate, moments, same_score
+from rlhydra.player import Player, load, read_config
+from rlhydra.record import read_trial
+from rlhydra.replay import Moment, frame_rate, moments, same_score, score_again
 from rlhydra.schema import ConfigError
 from rlhydra.session import stream
 from rlhydra.wording import number
@@ -43,6 +45,7 @@ class _Options:
     session: int | None
     video: Path | None
     tiles: int
+    game: str | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +80,8 @@ def _options(arguments: Sequence[str] | None) -> _Options:
     parser.add_argument("--session", type=int, metavar="K", help="whose agent (the best one's)")
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="film the games")
     parser.add_argument("--tiles", type=_count, default=4, help="games side by side (4)")
+    again = "show that game of training again, as it was: the best one, or the last"
+    parser.add_argument("--game", choices=KEPT, help=again)
     return _Options(**vars(parser.parse_args(arguments)))
 
 
@@ -87,18 +92,58 @@ def _count(text: str) -> int:
 
 
 def _enjoy(options: _Options) -> None:
+    if options.game is not None:
+        _show_again(options, options.game)
+        return
     player = load(options.folder, options.session)
     played = play_games(player, options.episodes, options.seed, options.sample)
     print(described(player, [one.game for one in played]))
     shown = [one for one in played if one.recording is not None][: options.tiles]
+    config, title = player.config, f"{player.config.env.id}, session {player.session}"
+    _show(options, config, shown, title)
+
+
+def _show_again(options: _Options, name: str) -> None:
+    """Tell of a kept game of training, that it goes again as it went, and show it."""
+    config = read_config(options.folder)
+    session, kept = kept_game(options.folder, name, options.session)
+    game = kept.game
+    print(f"{config.env.id}, the {name} game of session {session}")
+    print(f"ended    at frame {kept.frame:,}")
+    print(f"score    {points(game.true_return)}")
+    print(f"length   {game.length:,} frames")
+    _tell_differing(config, score_again(config, kept.recording), game)
+    title = f"{config.env.id}, session {session}, {name} game"
+    _show(options, config, [Played(game, kept.recording)], title, training=True)
+
+
+def kept_game(folder: Path, name: str, session: int | None) -> tuple[int, KeptGame]:
+    """Return a kept game and its session: the one given, or of all the one with the best score.
+
+    Raises:
+        ConfigError: where no game was kept.
+    """
+    if session is not None:
+        return session, read_game(folder / f"session_{session}", name)
+    sessions = [s.index for s in read_trial(folder).sessions]
+    there = [k for k in sessions if (folder / f"session_{k}" / FILE).is_file()]
+    kept = {k: read_game(folder / f"session_{k}", name) for k in there or sessions[:1]}
+    best = max(kept, key=lambda k: (kept[k].game.true_return, -k))
+    return best, kept[best]
+
+
+def _show(
+    options: _Options, config: Config, shown: list[Played], title: str, *, training: bool = False
+) -> None:
+    """Show the games in a window or a video, where one can be had."""
     if not shown or not (options.video or has_display()):
         return
-    config, rate = player.config, frame_rate(player.config)
-    pictures = tiled([_checked(config, one) for one in shown], rate)
+    rate = frame_rate(config)
+    pictures = tiled([_checked(config, one, training=training) for one in shown], rate)
     if not has_display():
         draw_off_screen()
     if options.video is None:
-        show(pictures, rate, f"{config.env.id}, session {player.session}")
+        show(pictures, rate, title)
         return
     write_video(options.video, pictures, rate)
     print(f"video    {options.video}")
@@ -149,17 +194,21 @@ def _first_games(
     return [ended[copy] for copy in range(env.num_envs)]
 
 
-def _checked(config: Config, played: Played) -> Generator[Moment]:
+def _checked(config: Config, played: Played, *, training: bool) -> Generator[Moment]:
     """Show a game again, and tell where it did not go as it went."""
     score = 0.0
     assert played.recording is not None
-    for moment in moments(config, played.recording):
+    for moment in moments(config, played.recording, training=training):
         score = moment.score
         yield moment
-    if not same_score(score, played.game.true_return):
+    _tell_differing(config, score, played.game)
+
+
+def _tell_differing(config: Config, score: float, game: Game) -> None:
+    if not same_score(score, game.true_return):
         print(
             f"rlhydra: {config.env.id} does not replay exactly: the game shown scored "
-            f"{points(score)}, the one played {points(played.game.true_return)}",
+            f"{points(score)}, the one played {points(game.true_return)}",
             file=sys.stderr,
         )
 

@@ -140,12 +140,11 @@ class Log:
 
     def games(self, games: Sequence[Game], frame: int) -> None:
         """Add a row for each finished game."""
-        if games:
-            now = round(self.wall_time, 3)
-            for game in games:
-                self.returns.append(game.true_return)
-                self._episodes.add((frame, now, game.true_return, game.length))
-            self._flush_in_time()
+        now = round(self.wall_time, 3)
+        for game in games:
+            self.returns.append(game.true_return)
+            self._episodes.add((frame, now, game.true_return, game.length))
+        self._flush_in_time()
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Take in what one update measured; rows hold the means since the row before."""

@@ -183,6 +183,22 @@ def interval(
     return float(low), float(high)
 
 
+def stratified_interval(
+    groups: Sequence[FloatArray], *, seed: int = 0, resamples: int = 10_000
+) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of the interquartile mean over groups, each drawn from by itself.
+
+    A group is the runs on one environment (Agarwal et al., 2021). Groups of fewer than three runs
+    give None.
+    """
+    if min(group.size for group in groups) < 3:
+        return None, None
+    generator = np.random.default_rng(seed)
+    drawn = [group[generator.integers(0, group.size, (resamples, group.size))] for group in groups]
+    low, high = np.percentile(middle_mean(np.concatenate(drawn, axis=1)), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def mean_band(values: FloatArray, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
     """Return low and high of the mean at each point of `values` (sessions, points).
 

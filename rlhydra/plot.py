@@ -48,7 +48,7 @@ def draw_trial(trial: TrialRecord, folder: Path) -> list[Path]:
 
     Without an eval row there is nothing to draw.
     """
-    if not any(len(_curve(session, "frame")[0]) for session in trial.sessions):
+    if not any(len(curve(session, "frame")[0]) for session in trial.sessions):
         return []
     frames, seconds = folder / "return_by_frame.png", folder / "return_by_wall_time.png"
     draw(frames, (6.4, 3.7), lambda figure: _trial(figure, trial, "frame"))
@@ -79,14 +79,15 @@ def draw_session(trial: TrialRecord, session: SessionRecord, folder: Path) -> Pa
     return path
 
 
-def _curve(session: SessionRecord, column: str) -> Line:
+def curve(session: SessionRecord, column: str) -> Line:
+    """Return the session's evaluations against a column, those that have a value."""
     x, y = session.eval[column], session.eval["return_mean"]
     valid = np.isfinite(x) & np.isfinite(y)
     return x[valid], y[valid]
 
 
 def _trial(figure: Figure, trial: TrialRecord, column: str) -> None:
-    curves = [(session.counted, *_curve(session, column)) for session in trial.sessions]
+    curves = [(session.counted, *curve(session, column)) for session in trial.sessions]
     curves = [(counts, x, y) for counts, x, y in curves if len(x)]
     axes = main_axes(figure)
     scale = x_axis(axes, column, max(x[-1] for _, x, _ in curves))
@@ -97,7 +98,7 @@ def _trial(figure: Figure, trial: TrialRecord, column: str) -> None:
     for i, (x, y) in enumerate(lost):
         axes.plot(*thin(x, y)[:2], color=VERMILION, linewidth=1, linestyle=(0, (4, 2)),
                   label="lost" if i == 0 else "")  # fmt: skip
-    _random_line(axes, trial.random_return)
+    random_line(axes, trial.random_return)
     axes.set_ylabel("return (evaluation)" if trial.rigorous else "return (mean of last 100 games)")
     axes.set_xlim(left=0)
     head(figure, axes, _title(trial), _sessions(trial, len(curves)))
@@ -106,7 +107,7 @@ def _trial(figure: Figure, trial: TrialRecord, column: str) -> None:
 def _mean_and_band(axes: Axes, curves: Sequence[Line]) -> None:
     """Draw the sessions faintly, and over them the mean and its band where all have values."""
     number = len(curves)
-    grid, values = _on_one_grid(curves)
+    grid, values = on_one_grid(curves)
     marker = "o" if len(grid) == 1 else ""
     (mean,) = axes.plot(grid, values.mean(axis=0), color=BLUE, linewidth=2.2, marker=marker)
     mean.set_label("return" if number == 1 else f"mean of {number}")
@@ -121,7 +122,7 @@ def _mean_and_band(axes: Axes, curves: Sequence[Line]) -> None:
                   label="sessions" if i == 0 else "")  # fmt: skip
 
 
-def _on_one_grid(curves: Sequence[Line]) -> Line:
+def on_one_grid(curves: Sequence[Line]) -> Line:
     """Interpolate all curves at common points from the last first row to the first last row."""
     first = max(float(x[0]) for x, _ in curves)
     last = min(float(x[-1]) for x, _ in curves)
@@ -139,11 +140,11 @@ def _returns(
     x_axis(axes, "frame", end)
     if len(episodes):
         _episodes(axes, episodes)
-    x, y = _curve(session, "frame")
+    x, y = curve(session, "frame")
     if len(x) and (trial.rigorous or not len(episodes)):
         axes.plot(*thin(x, y)[:2], color=VERMILION, linewidth=1.4, markersize=3.5,
                   marker="o" if len(x) < 50 else "", label="evaluation")  # fmt: skip
-    _random_line(axes, trial.random_return)
+    random_line(axes, trial.random_return)
     axes.set_ylabel("return")
     axes.set_xlim(0, end)
     seed = "" if session.seed is None else f", seed {session.seed}"
@@ -225,7 +226,8 @@ def _y_axis(axes: Axes, floor: float, ceiling: float) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(tick))
 
 
-def _random_line(axes: Axes, random_return: float | None) -> None:
+def random_line(axes: Axes, random_return: float | None) -> None:
+    """Draw the random policy's return, where it is known."""
     if random_return is not None:
         axes.axhline(random_return, color=INK, linewidth=1, linestyle=(0, (1, 2)),
                      label=f"random ({tick(random_return)})")  # fmt: skip

@@ -91,9 +91,10 @@ def write_experiment(folder: Path) -> list[Entry]:
     entries = read_experiment(folder)
     write_atomically(folder / "trials.csv", _csv(entries).encode())
     if entries:
+        from rlhydra.page import write_page
         from rlhydra.sweep_report import write_report
 
-        write_report(folder, entries)
+        write_page(write_report(folder, entries))
     return entries
 
 

@@ -11,9 +11,9 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from rlhydra.config import Config
+from rlhydra.config import Config, target_class
 from rlhydra.env.atari import FRAME_SKIP, AtariEnvironmentConfig, rom
-from rlhydra.env.environment import Recording
+from rlhydra.env.environment import Environment, Recording
 from rlhydra.env.gym import GymEnvironmentConfig, make
 from rlhydra.player import native_actions
 from rlhydra.schema import ConfigError
@@ -41,28 +41,46 @@ def frame_rate(config: Config) -> float:
     return float(env.metadata.get("render_fps") or 30)
 
 
-def moments(config: Config, recording: Recording) -> Generator[Moment]:
-    """Yield every frame of a game that was its copy's first since it was seeded.
+def score_again(config: Config, recording: Recording) -> float:
+    """Play a game of training again, without pictures, and return its score."""
+    env_class = target_class(config.env_target, Environment)
+    env: Environment = env_class(config.env, 1, np.random.SeedSequence(0))
+    try:
+        env.rewind(recording)
+        for action in recording.actions[recording.start :]:
+            env.step(action[None])
+        return env.games[0].true_return if env.games else env.running()[0].true_return
+    finally:
+        env.close()
+
+
+def moments(config: Config, recording: Recording, *, training: bool = False) -> Generator[Moment]:
+    """Yield every frame of a game; `training` says of which environments, where they differ.
 
     Raises:
         ConfigError: where the environment cannot be rendered.
     """
-    assert recording.start == 0
     if isinstance(config.env, AtariEnvironmentConfig):
-        return _atari(config.env, recording)
+        return _atari(config.env, recording, training=training)
     if isinstance(config.env, GymEnvironmentConfig):
-        return _gym(config, config.env, recording)
+        return _gym(config, config.env, recording, training=training)
     raise ConfigError("env._target_", f"no pictures of {config.env_target} can be made")
 
 
-def _gym(config: Config, cfg: GymEnvironmentConfig, recording: Recording) -> Generator[Moment]:
+def _gym(
+    config: Config, cfg: GymEnvironmentConfig, recording: Recording, *, training: bool
+) -> Generator[Moment]:
     native = native_actions(config)
-    env = make(cfg, training=False, render_mode="rgb_array")
+    env = make(cfg, training=training, render_mode="rgb_array")
     try:
         env.reset(seed=recording.seed)
+        for action in recording.actions[: recording.start]:
+            _, _, terminated, truncated, _ = env.step(native(action[None])[0])
+            if terminated or truncated:
+                env.reset()
         score = 0.0
         yield Moment(_rendered(cfg, env), score, 0)
-        for step, action in enumerate(recording.actions, 1):
+        for step, action in enumerate(recording.actions[recording.start :], 1):
             _, reward, *_ = env.step(native(action[None])[0])
             score += float(reward)
             yield Moment(_rendered(cfg, env), score, step)
@@ -80,9 +98,12 @@ def _rendered(cfg: GymEnvironmentConfig, env: Any) -> Image:
     return image
 
 
-def _atari(cfg: AtariEnvironmentConfig, recording: Recording) -> Generator[Moment]:
+def _atari(
+    cfg: AtariEnvironmentConfig, recording: Recording, *, training: bool
+) -> Generator[Moment]:
     """Play in colour; all that decides the game's course is as the facade sets it."""
-    options: dict[str, Any] = {**cfg.kwargs, **cfg.eval_kwargs, **ATARI_SCREEN}
+    own = {} if training else cfg.eval_kwargs
+    options: dict[str, Any] = {**cfg.kwargs, **own, **ATARI_SCREEN}
     longest = 108_000 if cfg.max_t is None else cfg.max_t * FRAME_SKIP
     env = AtariVectorEnv(
         rom(cfg),
@@ -98,12 +119,14 @@ def _atari(cfg: AtariEnvironmentConfig, recording: Recording) -> Generator[Momen
     )
     try:
         obs, _ = env.reset(seed=np.array([recording.seed], np.int32))
-        score = 0.0
+        for action in recording.actions[: recording.start]:
+            obs, *_ = env.step(action[None])
+        score, actions = 0.0, recording.actions[recording.start :]
         yield Moment(_screen(obs), score, 0)
-        for step, action in enumerate(recording.actions, 1):
+        for step, action in enumerate(actions, 1):
             obs, reward, _, _, info = env.step(action[None])
             score += float(reward[0])
-            ended = step == len(recording.actions)
+            ended = step == len(actions)
             yield Moment(_screen(info["final_obs"] if ended else obs), score, step)
     finally:
         env.close()

@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rlhydra.metrics import Metric, interquartile_mean, probability_of_improvement
+from rlhydra.comparison import compared, table, write_comparison
+from rlhydra.metrics import Metric, interquartile_mean
+from rlhydra.page import write_page
 from rlhydra.plot import draw_session, draw_trial
 from rlhydra.record import SessionRecord, TrialRecord, read_trial
 from rlhydra.schema import ConfigError
-from rlhydra.wording import count, duration
+from rlhydra.wording import bounds, count, digits, duration, markdown_table
 
 MEANING = {
     "final_return": "return at the end",
@@ -34,7 +36,7 @@ MEANING = {
 
 
 def write_report(folder: Path | str) -> Path:
-    """Write `report.md` and `plots/` into a trial's folder, from its files; return the report.
+    """Write report.md, report.html and plots/ into a trial's folder; return the first.
 
     Raises:
         ConfigError: where `folder` is not a trial's.
@@ -42,55 +44,49 @@ def write_report(folder: Path | str) -> Path:
     return _write(read_trial(Path(folder)))
 
 
-def comparison(trials: Sequence[TrialRecord]) -> RichTable:
-    """Return the table of several trials, a row each; it fits into 80 columns."""
-    table = _rich(
-        ("trial", "n", "frames", "final return", "IQM", "sample eff.", "P(> first)"),
-        "[low, high]: 95 % interval of the mean; for n = 2 the spread. IQM: interquartile mean of "
-        "the final returns. P(> first): the probability that a run ends above one of the first "
-        "trial on the same environment.",
-    )
-    for trial in trials:
-        final = trial.metrics["final_return"]
-        runs = _defined(final)
-        first = next(other for other in trials if other.env == trial.env)
-        table.add_row(
-            Text(f"{_name(trial)}\n{trial.env}"),
-            str(len(runs) if trial.replicates else min(len(runs), 1)),
-            count(_frames(trial)),
-            Text(f"{_number(final['mean'])}\n{_bounds(final)}".strip()),
-            _number(interquartile_mean(runs)),
-            _number(trial.metrics["sample_efficiency"]["mean"], digits=3),
-            _number(None if first is trial else _improvement(trial, first), digits=2),
-        )
-    return table
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report on the folders that the command line names; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rlhydra.report",
-        description="Write report.md and plots/ into each trial's folder and print a table.",
+        description="Write report.md, report.html and plots/ into the folder of a trial or sweep. "
+        "With several, compare all their trials, in a folder of its own.",
     )
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="of a trial or sweep"
     )
+    parser.add_argument(
+        "--to", type=Path, default=Path("comparison"), metavar="FOLDER",
+        help="where the comparison of several goes (comparison)",
+    )  # fmt: skip
     console = Console()
     try:
-        folders: list[Path] = parser.parse_args(arguments).folders
+        options = parser.parse_args(arguments)
+        folders: list[Path] = options.folders
         sweeps = [folder for folder in folders if (folder / "multirun.yaml").is_file()]
         for folder in sweeps:
             _report_sweep(folder, console)
         trials = [read_trial(folder) for folder in folders if folder not in sweeps]
         reports = [_write(trial) for trial in trials]
+        everything = [*trials, *(trial for folder in sweeps for trial in _trials(folder))]
+        if len(folders) > 1:
+            reports = [write_comparison(everything, options.to)]
+            console.print(table(compared(everything)))
+        elif trials:
+            console.print(results(trials[0]))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    if trials:
-        console.print(comparison(trials) if len(trials) > 1 else results(trials[0]))
     for path in reports:
         console.print(Text(str(path)), soft_wrap=True)
+        console.print(Text(str(path.with_suffix(".html"))), soft_wrap=True)
     return 0
+
+
+def _trials(sweep: Path) -> list[TrialRecord]:
+    """Return the trials of a sweep that were begun."""
+    from rlhydra.ranking import read_experiment
+
+    return [entry.trial for entry in sorted(read_experiment(sweep), key=lambda e: e.number)]
 
 
 def _report_sweep(folder: Path, console: Console) -> None:
@@ -106,7 +102,7 @@ def results(trial: TrialRecord) -> RichTable:
     table = _rich(("metric", "mean", _bounds_name(trial)), _about(trial))
     table.title = Text(f"{_name(trial)} on {trial.env}")
     for name, metric in trial.metrics.items():
-        table.add_row(name, _number(metric["mean"]), Text(_bounds(metric) or "-"))
+        table.add_row(name, digits(metric["mean"]), Text(bounds(metric) or "-"))
     return table
 
 
@@ -122,14 +118,6 @@ def _rich(names: Sequence[str], caption: str) -> RichTable:
     for name in names:
         table.add_column(name, justify="left" if name == names[0] else "right")
     return table
-
-
-def _improvement(trial: TrialRecord, first: TrialRecord) -> float | None:
-    """Return the probability of improvement of independent runs; Hogwild's sessions are none."""
-    if not (trial.replicates and first.replicates):
-        return None
-    name = "final_return"
-    return probability_of_improvement(_defined(trial.metrics[name]), _defined(first.metrics[name]))
 
 
 def _write(trial: TrialRecord) -> Path:
@@ -148,18 +136,19 @@ def _write(trial: TrialRecord) -> Path:
     )
     path = trial.folder / "report.md"
     path.write_text("\n\n".join(line for part in parts for line in part) + "\n", "utf-8")
+    write_page(path)
     return path
 
 
 def _summary(trial: TrialRecord) -> str:
     value = trial.metrics.get(trial.metric, trial.metrics["final_return"])
-    spread = _bounds(value)
+    spread = bounds(value)
     facts = [
         f"**{trial.status}**",
         f"{len(trial.sessions)} session{'s' * (len(trial.sessions) != 1)}",
         f"{count(_frames(trial))} frames",
-        f"{trial.metric} **{_number(value['mean'])}**{f' {spread}' if spread else ''}",
-        f"random policy {_number(trial.random_return)}",
+        f"{trial.metric} **{digits(value['mean'])}**{f' {spread}' if spread else ''}",
+        f"random policy {digits(trial.random_return)}",
     ]
     text = " · ".join(facts)
     lost = [session for session in trial.sessions if not session.counted]
@@ -176,13 +165,13 @@ def _repeat(trial: TrialRecord) -> list[str]:
 
 def _results(trial: TrialRecord) -> list[str]:
     rows = [
-        (f"`{name}`", _number(metric["mean"]), _bounds(metric) or "-", MEANING[name])
+        (f"`{name}`", digits(metric["mean"]), bounds(metric) or "-", MEANING[name])
         for name, metric in trial.metrics.items()
     ]
-    lines = [_table(("metric", "mean", _bounds_name(trial), ""), rows), _about(trial)]
+    lines = [markdown_table(("metric", "mean", _bounds_name(trial), ""), rows), _about(trial)]
     runs = _defined(trial.metrics["final_return"])
     if len(runs) > 3 and trial.replicates:
-        lines.append(f"Interquartile mean of `final_return`: {_number(interquartile_mean(runs))}.")
+        lines.append(f"Interquartile mean of `final_return`: {digits(interquartile_mean(runs))}.")
     if trial.random_return is None:
         lines.append(
             "The random policy's return is unknown, so what is measured against it is empty."
@@ -215,13 +204,13 @@ def _sessions(sessions: Iterable[SessionRecord]) -> str:
                 session.status,
                 count(session.frame or 0),
                 duration(session.wall_time),
-                _number(float(returns[-1]) if len(returns) else None),
-                _number(float(returns.max()) if len(returns) else None),
+                digits(float(returns[-1]) if len(returns) else None),
+                digits(float(returns.max()) if len(returns) else None),
                 session.error or "",
             )
         )
     names = ("session", "seed", "status", "frames", "wall time", "final_return", "best_return")
-    return _table((*names, "error"), rows)
+    return markdown_table((*names, "error"), rows)
 
 
 def _configuration(trial: TrialRecord) -> list[str]:
@@ -233,21 +222,12 @@ def _configuration(trial: TrialRecord) -> list[str]:
 def _versions(trial: TrialRecord) -> str:
     rows = list(trial.versions.items())
     rows += [("git commit", trial.git_commit or "-"), ("configuration", trial.config_hash or "-")]
-    return _table(("what", "version"), rows)
+    return markdown_table(("what", "version"), rows)
 
 
 def _picture(path: Path) -> str:
     title = path.stem.replace("_", " ")
     return f"![{title}](plots/{path.name})\n\n[{title} as SVG](plots/{path.stem}.svg)"
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _name(trial: TrialRecord) -> str:
@@ -265,19 +245,6 @@ def _defined(metric: Metric) -> list[float]:
 def _bounds_name(trial: TrialRecord) -> str:
     n = sum(session.counted for session in trial.sessions)
     return "spread" if n == 2 and trial.replicates else "95 % interval"
-
-
-def _bounds(metric: Metric) -> str:
-    if metric["low"] is None:
-        return ""
-    return f"[{_number(metric['low'])}, {_number(metric['high'])}]"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    """Write so many digits, more than the console: metrics near 1 differ in the third."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.{digits}g}"
 
 
 if __name__ == "__main__":

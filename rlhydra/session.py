@@ -22,6 +22,7 @@ from rlhydra.clock import Clock
 from rlhydra.config import Config, parse, target_class
 from rlhydra.env.environment import Environment
 from rlhydra.evaluate import play
+from rlhydra.games import Games
 from rlhydra.lock import sole_writer
 from rlhydra.log import Log
 from rlhydra.record import best_weights
@@ -81,6 +82,7 @@ class Session:
             raise ConfigError(str(folder), problem)
         log_state = None if saved is None else saved["log"]
         self.log = Log(folder, self.agent.metrics, log_state, self._warn)
+        self.games = Games(folder, None if saved is None else saved["games"])
         if saved is None:
             if config.agent.init_from is not None:
                 start_from(self.agent, Path(config.agent.init_from))
@@ -100,7 +102,9 @@ class Session:
             transition, self.obs = env.step(action)
             agent.observe(transition)
             clock.tick(env.num_envs)
-            log.games(env.games, clock.frame)
+            if env.games:
+                log.games(env.games, clock.frame)
+                self.games.add(env, clock.frame)
             log.add(agent.update(clock))
             if clock.due(meta.log_frequency):
                 log.train(clock, agent.opt_step)
@@ -169,6 +173,7 @@ class Session:
     def _save(self) -> None:
         """Write the full state, and first what it takes for written."""
         self._write_best()
+        self.games.write()
         self.checkpoints.save(
             self.clock.frame,
             {
@@ -177,6 +182,7 @@ class Session:
                 "agent": self.agent.state(),
                 "env": self.env.state(),
                 "log": self.log.state(self.clock.frame),
+                "games": self.games.state(),
             },
         )
 
@@ -185,6 +191,8 @@ class Session:
             frame, weights = self._best
             self.checkpoints.save_weights(frame, weights, best=True, keep=False)
             self._best = None
+        if self.games.unwritten_best:
+            self.games.write()
 
     def _keep_weights(self) -> None:
         try:

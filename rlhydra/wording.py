@@ -1,6 +1,8 @@
-"""How numbers and times are written for people."""
+"""How numbers, times and tables are written for people."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def number(value: float | None) -> str:
@@ -32,3 +34,27 @@ def duration(seconds: float | None) -> str:
     if hours >= 24:
         return f"{hours // 24}d {hours % 24:02d}h"
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def digits(value: float | None, places: int = 4) -> str:
+    """Write so many digits, more than the console: metrics near 1 differ in the third."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.{places}g}"
+
+
+def bounds(metric: Mapping[str, Any]) -> str:
+    """Write the interval of a metric, or nothing where it has none."""
+    if metric["low"] is None:
+        return ""
+    return f"[{digits(metric['low'])}, {digits(metric['high'])}]"
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table in Markdown."""
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

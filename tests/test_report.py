@@ -1,17 +1,17 @@
 """Reports and pictures of small trial folders written by hand."""
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from rlhydra.metrics import TRIAL_METRICS
 from rlhydra.picture import count, smooth, thin, tick
 from rlhydra.record import read_table, read_trial
-from rlhydra.report import MEANING, comparison, main, write_report
+from rlhydra.report import MEANING, main, write_report
 from rlhydra.schema import ConfigError
 
 EPISODES = "frame,wall_time,return,length\n5,0.1,3,3\n12,0.2,9,9\n"
@@ -22,15 +22,25 @@ TRAIN = (
 EVAL = "frame,wall_time,opt_step,return_mean,return_std,episodes\n"
 
 
-def make_trial(folder, finals=(10.0, 20.0, 30.0), *, distributed="false", **entries):
+def make_trial(
+    folder,
+    finals=(10.0, 20.0, 30.0),
+    *,
+    distributed="false",
+    env="CartPole-v1",
+    agent="ppo",
+    overrides=("agent.lr=[1, 2]",),
+    **entries,
+):
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True)
     (hydra / "config.yaml").write_text(
-        "env: {id: CartPole-v1, max_frame: 30}\nagent: {_target_: rlhydra.agent.ppo.PPO}\n"
+        f"env: {{id: {env}, max_frame: 30}}\nagent: {{_target_: rlhydra.agent.ppo.PPO}}\n"
         f"meta: {{distributed: {distributed}, metric: final_return, twice: '${{env.max_frame}}'}}\n"
     )
-    (hydra / "overrides.yaml").write_text("- env=cartpole\n- agent.lr=[1, 2]\n")
-    (hydra / "hydra.yaml").write_text("hydra: {runtime: {choices: {agent: ppo, env: cartpole}}}\n")
+    (hydra / "overrides.yaml").write_text(json.dumps(["env=cartpole", *overrides]))
+    choices = {"agent": agent, "env": "cartpole"}
+    (hydra / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
     sessions = []
     for k, final in enumerate(finals):
         session = folder / f"session_{k}"
@@ -136,27 +146,28 @@ def test_pictures_of_too_few_rows(tmp_path, first, second):
     assert (folder / "plots" / "return_by_frame.png").is_file()
 
 
-def test_comparison_fits_into_80_columns(tmp_path, capsys):
-    one = make_trial(tmp_path / "one")
-    other = make_trial(tmp_path / "other", (25.0, 35.0, 45.0), status="interrupted")
-    Console(width=80).print(comparison([read_trial(one), read_trial(other)]))
-    lines = capsys.readouterr().out.splitlines()
-    assert not any("…" in line for line in lines)
-    row = next(line for line in lines if "ppo (interrupted)" in line).split()
-    # 25 beats two of three final returns, 35 and 45 beat all: 8 of 9. Sample efficiency: the
-    # mean of (4 / 20 + (final - 2) / 30) / (4 + final - 2).
-    assert row[2:] == ["3", "30", "35", "35", "0.0352", "0.89"]
-
-
 @pytest.mark.usefixtures("no_pictures")
 def test_command_reports_and_prints_where(tmp_path, capsys):
-    folders = [make_trial(tmp_path / name, (10.0,)) for name in ("one", "other")]
-    assert main([str(folders[0])]) == 0
-    assert main([str(folder) for folder in folders]) == 0
-    out = capsys.readouterr().out
-    for folder in folders:
-        assert str(folder / "report.md") in out
-        assert (folder / "report.md").is_file()
+    folder = make_trial(tmp_path / "one", (10.0,))
+    assert main([str(folder)]) == 0
+    assert f"{folder / 'report.md'}\n{folder / 'report.html'}\n" in capsys.readouterr().out
+    assert (folder / "report.html").is_file()
+
+
+def test_a_page_holds_its_pictures_and_nothing_that_runs(tmp_path):
+    error = "bad <script>alert(1)</script> | <img src=x onerror=alert(2)> value"
+    sessions = [{"index": 0, "seed": 7, "status": "failed", "frame": 30, "error": error}]
+    folder = make_trial(tmp_path / "trial", (10.0,), sessions=sessions)
+    write_report(folder)
+    page = (folder / "report.html").read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "<title>ppo on CartPole-v1</title>" in page
+    assert page.count("data:image/png;base64,") == page.count("<img") == 3
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert "<table>" in page
+    assert "<code>" in page
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ class History:
 
     def of(self, copy: int, steps: int) -> Array:
         """Return the last so many actions of one copy (steps, ...), oldest first."""
+        start = (self._now - steps) % len(self._actions)
+        if start + steps <= len(self._actions):  # a slice takes a fifth of the time of a list
+            return self._actions[start : start + steps, copy].astype(self._dtype)
         return self._actions[self._rows(steps), copy].astype(self._dtype, copy=False)
 
     def _rows(self, steps: int) -> NDArray[np.int64]:
