@@ -11,20 +11,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 
+from rlhydra.installed import installed_folders
 from rlhydra.schema import ConfigError, near
 
 FEW = 12  # as many choices an error shows
 
 
 def check_choices(arguments: Sequence[str], conf: Path) -> None:
-    """Raise ConfigError for a choice that is not in its group, or that hides a file of the user's.
+    """Raise ConfigError for a choice that is not in its group, or a file that is never read.
 
     `conf` is our folder of groups. What cannot be parsed is left to Hydra's own error.
     """
     if any(argument.startswith("hydra.searchpath=") for argument in arguments):
         return  # then there may be more choices than can be seen from here
     own = _config_dir(arguments)
-    folders = [conf] if own is None else [conf, own]
+    more = [*installed_folders().values(), *([] if own is None else [own])]
+    folders = [conf, *dict.fromkeys(folder.resolve() for folder in more)]
+    _check_hidden(folders)
     for override in _overrides(arguments):
         group = override.key_or_group
         is_ours = any((folder / group).is_dir() for folder in folders)
@@ -34,12 +37,20 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
         for choice in _choices(override):
             if choice not in known:
                 raise ConfigError(group, f"there is no choice {choice}{_instead(choice, known)}")
-            hidden = None if own is None else own / group / f"{choice}.yaml"
-            if hidden is not None and hidden.exists() and (conf / group / hidden.name).exists():
-                problem = (
-                    f"rlhydra has its own {group}={choice}, which is found first; rename yours"
-                )
-                raise ConfigError(str(hidden), problem)
+
+
+def _check_hidden(folders: Sequence[Path]) -> None:
+    """Raise ConfigError where one folder has a file that another, searched before, has too."""
+    ours = {f"{group}/{name}" for group, names in _registered().items() for name in names}
+    found = {name: folders[0] / name for name in ours}
+    for path in folders[0].rglob("*.yaml"):
+        found[path.relative_to(folders[0]).as_posix()] = path
+    for path, name in ((p, p.relative_to(f)) for f in folders[1:] for p in f.rglob("*.yaml")):
+        other = found.setdefault(name.as_posix(), path)
+        if other != path:
+            owner = "rlhydra" if other.is_relative_to(folders[0]) else str(other.parent)
+            problem = f"{owner} has its own {name}, which is found first; rename yours"
+            raise ConfigError(str(path), problem)
 
 
 def _config_dir(arguments: Sequence[str]) -> Path | None:
@@ -86,8 +97,13 @@ def _names(value: Any) -> Iterator[str]:
 def _known(group: str, folders: Sequence[Path]) -> set[str]:
     """Return the choices of a group: files, and what was registered without one."""
     files = [path.stem for folder in folders for path in (folder / group).glob("*.yaml")]
-    nodes = ConfigStore.instance().repo.get(group, {})
-    return {*files, *(name.removesuffix(".yaml") for name in nodes)}
+    return {*files, *(name.removesuffix(".yaml") for name in _registered().get(group, ()))}
+
+
+def _registered() -> dict[str, list[str]]:
+    """Return the choices without a file by group."""
+    repo = ConfigStore.instance().repo
+    return {group: list(names) for group, names in repo.items() if isinstance(names, dict)}
 
 
 def _instead(choice: str, known: set[str]) -> str:

@@ -6,8 +6,10 @@ import dataclasses
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from rlhydra.choices import check_choices
 from rlhydra.composition import CONF, register
 from rlhydra.config import MetaConfig
 from rlhydra.experiment import check
+from rlhydra.installed import installed_folders
 from tests.documents import PAGES, ROOT, Command, blocks, commands, write_files
 
 COMMANDS = [command for page in PAGES for command in commands(page)]
@@ -66,9 +69,18 @@ def project(tmp_path, monkeypatch):
     page = ROOT / "docs" / "environments.md"
     (tmp_path / "corridor.py").write_text(blocks(page, "python")[0], "utf-8")
     (tmp_path / "my_conf" / "env" / "corridor.yaml").write_text(blocks(page, "yaml")[0], "utf-8")
+    # As if the package of the page were installed.
+    facts = tmp_path / "my_agents-0.1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my-agents\nVersion: 0.1\n")
+    points = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["entry-points"]
+    lines = [f"{name} = {value}" for name, value in points["rlhydra.conf"].items()]
+    (facts / "entry_points.txt").write_text("\n".join(["[rlhydra.conf]", *lines, ""]))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
+    installed_folders.cache_clear()
     yield tmp_path
+    installed_folders.cache_clear()
     for name in [name for name in sys.modules if name.startswith("my_agents")]:
         del sys.modules[name]
 
@@ -135,9 +147,9 @@ def test_every_agent_is_told():
         assert f"`{path.stem}`" in readme
 
 
-def run(folder: Path, *arguments: str) -> str:
-    """Run python with these arguments in `folder`, small."""
-    path = os.pathsep.join([str(ROOT), str(folder)])
+def run(folder: Path, *arguments: str, more: Path | None = None) -> str:
+    """Run python with these arguments in `folder`, which it can import from."""
+    path = os.pathsep.join(map(str, [ROOT, more or folder]))
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -154,7 +166,7 @@ SMALL = ("env.max_frame=1000", "meta.max_session=1")
 
 @pytest.mark.slow
 def test_the_agent_of_the_page_learns(project):
-    arguments = ("--config-dir", "my_agents/conf", "agent=climber", "hydra.run.dir=climbed")
+    arguments = ("agent=climber", "hydra.run.dir=climbed")
     out = run(project, "-m", "rlhydra", *arguments, "env.max_frame=30000", "meta.max_session=2")
     assert "completed" in out
     from rlhydra import Result
@@ -165,15 +177,15 @@ def test_the_agent_of_the_page_learns(project):
 
 @pytest.mark.slow
 def test_the_package_of_the_page_installs_and_sweeps(project):
+    shutil.rmtree(project / "my_agents-0.1.dist-info")
     site, away = project / "site", project / "away"
     away.mkdir()
     install = ("--no-build-isolation", "--no-deps", "--quiet", "--disable-pip-version-check")
     run(project, "-m", "pip", "install", *install, "--target", str(site), ".")
-    conf = str(site / "my_agents" / "conf")
-    (away / "my_agents").symlink_to(site / "my_agents")
     sweep = ("--multirun", "agent=climber", "agent.noise=0.2,0.5", "hydra.sweep.dir=swept")
-    run(away, "-m", "rlhydra", "--config-dir", conf, *sweep, *SMALL)
+    run(away, "-m", "rlhydra", *sweep, *SMALL, more=site)
     assert len(list((away / "swept").glob("*/trial.json"))) == 2
+    assert "climber" in run(away, "-m", "rlhydra", "--help", more=site)
 
 
 @pytest.mark.slow

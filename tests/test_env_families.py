@@ -126,8 +126,11 @@ def test_right_choices_and_what_is_hydras_own_pass(tmp_path):
     check_choices(["hydra.searchpath=[pkg://theirs]", "env=theirs"], CONF)
 
 
-def test_a_file_of_the_users_that_ours_would_hide_is_refused(tmp_path):
-    (tmp_path / "env").mkdir()
-    (tmp_path / "env" / "cartpole.yaml").touch()
-    with pytest.raises(ConfigError, match=r"cartpole\.yaml: rlhydra has its own env=cartpole"):
-        check_choices(["-cd", str(tmp_path), "env=cartpole"], CONF)
+@pytest.mark.parametrize("name", ["env/cartpole.yaml", "tuned/ppo_classic.yaml", "env/pong.yaml"])
+def test_a_file_of_the_users_that_ours_would_hide_is_refused(name, tmp_path):
+    register()
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(ConfigError, match=f"{name}: rlhydra has its own {name}"):
+        check_choices(["-cd", str(tmp_path), "env=acrobot"], CONF)
