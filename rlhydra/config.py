@@ -99,6 +99,7 @@ class MetaConfig:
     metric: Metric
     max_retries: Annotated[int, NonNegative]
     keep_trials: Annotated[int, Positive] | None
+    histograms: bool
     progress: bool | None
 
     def check(self) -> None:
@@ -309,7 +310,15 @@ def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
 
 
 # Settings that change how a trial is run or shown, but not what it computes.
-_INCIDENTAL = ("progress", "num_cpus", "search_resources", "max_retries", "keep", "keep_trials")
+_INCIDENTAL = (
+    "progress",
+    "num_cpus",
+    "search_resources",
+    "max_retries",
+    "keep",
+    "keep_trials",
+    "histograms",
+)
 
 
 def _defining(composed: DictConfig) -> dict[str, Any]:

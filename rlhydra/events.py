@@ -14,6 +14,10 @@ import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlhydra.files import Growing
 
@@ -52,6 +56,22 @@ class EventFile:
             self._file.append(b"".join(self._pending))
             self._pending.clear()
 
+    def text(self, tag: str, markdown: str) -> None:
+        """Add a text, which TensorBoard shows as Markdown."""
+        tensor = b"\x08\x07" + _part(2, _part(2, b"\x08\x01")) + _part(8, markdown.encode())
+        plugin = _part(1, _part(1, b"text"))
+        summary = _part(1, _part(1, tag.encode()) + _part(8, tensor) + _part(9, plugin))
+        self._add(0, _part(5, summary))
+
+    def histograms(self, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Add the distribution of each array's numbers under its tag, in 30 bins."""
+        summary = [
+            _part(1, _part(1, tag.encode()) + _part(5, _histogram(values.ravel())))
+            for tag, values in arrays.items()
+            if values.size and np.isfinite(values).all()
+        ]
+        self._add(step, _part(5, b"".join(summary)))
+
     def close(self) -> None:
         """Close the file; what waits is lost."""
         self._file.close()
@@ -65,6 +85,15 @@ class EventFile:
 def _part(field: int, content: bytes) -> bytes:
     """Return a text or message within a message, under the number of its field."""
     return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+def _histogram(values: NDArray[Any]) -> bytes:
+    """Return a `HistogramProto`."""
+    counts, edges = np.histogram(values.astype(np.float64), bins=30)
+    facts = (values.min(), values.max(), values.size, values.sum(), np.square(values).sum())
+    fields = (bytes([field << 3 | 1]) + struct.pack("<d", x) for field, x in enumerate(facts, 1))
+    limits, bins = (np.asarray(each, "<f8").tobytes() for each in (edges[1:], counts))
+    return b"".join(fields) + _part(6, limits) + _part(7, bins)
 
 
 def _varint(value: int) -> bytes:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -59,6 +60,25 @@ def test_a_log_goes_on_behind_its_state_and_cuts_off_what_came_later(tmp_path):
     events = EventAccumulator(str(parts))
     events.Reload()
     assert [event.step for event in events.Scalars("eval/return")] == [2, 4, 6, 8]
+
+
+def test_tensorboard_reads_texts_and_distributions(tmp_path):
+    log = Log(tmp_path, (), None)
+    log.events.text("config", "    seed: 0")
+    log.events.histograms(5, {"weights/a": np.linspace(-1, 3, 401), "weights/b": np.array([])})
+    log.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (config,) = events.Tensors("config")
+    assert config.tensor_proto.string_val == [b"    seed: 0"]
+    assert events.SummaryMetadata("config").plugin_data.plugin_name == "text"
+    assert events.Tags()["histograms"] == ["weights/a"]
+    (weights,) = events.Histograms("weights/a")
+    value = weights.histogram_value
+    assert (weights.step, value.num, value.min, value.max) == (5, 401, -1, 3)
+    assert value.sum == pytest.approx(401)
+    assert sum(value.bucket) == 401
+    assert value.bucket_limit[-1] == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
