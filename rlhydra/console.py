@@ -230,7 +230,7 @@ def start_panel(
 
     `parallel` sessions run at once; `max_frame` is each session's.
     """
-    where = _near(folder)
+    where = near(folder)
     _rule(console, Text(f"{agent} on {env}" + (", resumed" if resumed else ""), "bold"))
     lines = {
         "sessions": f"{sessions}, {parallel} at once, seed {seed}",
@@ -264,7 +264,7 @@ def closing_table(
         if session.get("error"):
             text = f"session {session['index']} {session['status']}: {session['error']}"
             console.print(Text(text, STYLES.get(session["status"], "")), soft_wrap=True)
-    _list(console, {name: _near(path) for name, path in files.items()})
+    _list(console, {name: near(path) for name, path in files.items()})
     _rule(console, "next")
     _list(console, commands)
 
@@ -325,7 +325,7 @@ def _s(amount: int) -> str:
     return "" if amount == 1 else "s"
 
 
-def _near(path: Path | str) -> str:
+def near(path: Path | str) -> str:
     """Write a path from where the user stands, if it lies below."""
     path = Path(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Generator
@@ -19,7 +20,14 @@ from rich.console import Console
 
 from rlhydra.baseline import random_return
 from rlhydra.config import Config, digest, parse
-from rlhydra.console import Progress, choose_mode, closing_table, open_console, start_panel
+from rlhydra.console import (
+    Progress,
+    choose_mode,
+    closing_table,
+    near,
+    open_console,
+    start_panel,
+)
 from rlhydra.files import write_atomically
 from rlhydra.processes import Judge, Sessions, SessionState
 from rlhydra.provenance import git_commit, versions
@@ -247,13 +255,15 @@ class Trial:
 
     def _show_result(self, console: Console) -> None:
         trial = json.loads((self.folder / "trial.json").read_text(encoding="utf-8"))
-        files = {"report": self.folder / "report.md", "curves": self.folder / "plots"}
+        files = {"report": self.folder / "report.html", "curves": self.folder / "plots"}
+        place = shlex.quote(near(self.folder))
         commands = {
-            "compare": f"python -m rlhydra.report {self.folder} OTHER_FOLDER",
-            "curves": f"tensorboard --logdir {self.folder}",
+            "watch": f"python -m rlhydra.enjoy {place} --video games.mp4",
+            "compare": f"python -m rlhydra.report {place} OTHER_FOLDER",
+            "curves": f"tensorboard --logdir {place}",
         }
         if self.status == "interrupted":
-            commands = {"resume": f"python -m rlhydra.resume {self.folder}"}
+            commands = {"resume": f"python -m rlhydra.resume {place}"}
         files = {name: path for name, path in files.items() if path.exists()}
         title = f"{self.names['agent']} on {self.config.env.id}"
         closing_table(console, trial, title=title, files=files, commands=commands)
