@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhydra.clock import Clock
 from rlhydra.env.environment import Game
@@ -83,6 +86,16 @@ def _cell(value: Value) -> str:
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else repr(float(value))
+
+
+def _arrays(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _arrays(cast("Mapping[str, Any]", value), f"{where}/{name}")
+        elif isinstance(value, np.ndarray):
+            yield f"{where}/{name}", cast("NDArray[Any]", value)
+        elif hasattr(value, "detach"):  # a tensor
+            yield f"{where}/{name}", value.detach().cpu().numpy()
 
 
 def _first_line(path: Path) -> bytes:
@@ -189,6 +202,15 @@ class Log:
             return False
         self.best_return = mean
         return True
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Let TensorBoard show the configuration."""
+        text = json.dumps(config, indent=2, default=str)
+        self.events.text("config", textwrap.indent(text, "    "))  # as a block of code
+
+    def distributions(self, frame: int, weights: Mapping[str, Any]) -> None:
+        """Let TensorBoard show the distribution of each array or tensor of nested weights."""
+        self.events.histograms(frame, dict(_arrays(weights, "weights")))
 
     def _flush_in_time(self) -> None:
         """Write what has waited for so long; where the disk is full, say so and let it wait on."""

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import sys
-import textwrap
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rlhydra.agent.agent import Agent, Diverged
 from rlhydra.channel import Channel, Stopped
@@ -90,7 +87,7 @@ class Session:
         if saved is None:
             if config.agent.init_from is not None:
                 start_from(self.agent, Path(config.agent.init_from))
-            self.log.events.text("config", _described_config(config))
+            self.log.describe(asdict(config))
             self.obs = self.env.reset()
             self._save()
         else:
@@ -132,7 +129,7 @@ class Session:
         if meta.keep == "all":
             self._keep_weights()
         if meta.histograms:
-            log.events.histograms(clock.frame, arrays(self.agent.weights()))
+            log.distributions(clock.frame, self.agent.weights())
         self._save_in_time()
         now = time.monotonic()
         if self._rows:
@@ -245,22 +242,6 @@ class Session:
             self.env.close()
             if self.evaluation is not None:
                 self.evaluation.close()
-
-
-def _described_config(config: Config) -> str:
-    """Return the configuration as Markdown."""
-    return textwrap.indent(json.dumps(asdict(config), indent=2, default=str), "    ")
-
-
-def arrays(tree: Mapping[str, Any], where: str = "weights") -> dict[str, NDArray[Any]]:
-    """Return the arrays and tensors of nested weights under tags such as weights/net/0.bias."""
-    found: dict[str, NDArray[Any]] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= arrays(cast("Mapping[str, Any]", value), f"{where}/{name}")
-        elif isinstance(value, (np.ndarray, torch.Tensor)):
-            found[f"{where}/{name}"] = np.asarray(torch.as_tensor(value).detach().cpu())
-    return found
 
 
 def build(

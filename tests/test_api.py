@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +18,7 @@ from omegaconf import OmegaConf
 import rlhydra
 from rlhydra import ConfigError, Result, load, train
 from tests.conftest import composed
+from tests.documents import ROOT
 from tests.trained import untrained
 
 SHORT = ("env.max_frame=600", "meta.max_session=1", "meta.progress=false")
@@ -151,3 +155,19 @@ def test_loading_says_what_is_missing(tmp_path):
     (folder / "session_0" / "eval.csv").write_text("frame,return_mean\n10,\n")
     with pytest.raises(ConfigError, match="no session has a score yet"):
         load(folder)
+
+
+def test_the_page_of_the_api_is_complete():
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    for function in (train, load, Result):
+        signature = str(inspect.signature(function)).replace("'", "")
+        assert f"```text\n{function.__name__}{signature}\n```" in text
+    for kind in (Result, rlhydra.Player):
+        section = re.search(rf"^## `{kind.__name__}`$(.*?)^## ", text, re.M | re.S)[1]
+        told = set(re.findall(r"^\| `(\w+)` \|", section, re.M))
+        public = {name for name in vars(kind) if not name.startswith("_")}
+        assert public <= told, kind
+    for name in re.findall(r"^\| `(rlhydra\.[\w.]+)` \|", text, re.M):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    assert all(f"## `{name}`" in text for name in rlhydra.__all__)

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
@@ -149,6 +150,19 @@ def test_every_agent_is_told():
     for path in (CONF / "agent").glob("*.yaml"):
         assert f"`{path.stem}`" in text
         assert f"`{path.stem}`" in readme
+
+
+def test_every_bar_is_told():
+    text = (ROOT / "docs" / "agents.md").read_text("utf-8")
+    for row in yaml.safe_load((ROOT / "scripts" / "benchmark.yaml").read_text())["rows"]:
+        frames = f"{row['frames']:,}".replace(",", " ")
+        assert f"| `{row['agent']}` | `{row['env']}` | {frames} | {row['bar']} |" in text
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f": {page.name}\n" in menu, page.name
 
 
 def run(folder: Path, *arguments: str, more: Path | None = None) -> str:
