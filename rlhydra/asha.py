@@ -7,23 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 
-from rlhydra.config import Config, SearchScheduler
+from rlhydra.config import Config
 from rlhydra.metrics import Curve, session_metrics, trial_metrics
+from rlhydra.pruners import make_pruner
 from rlhydra.record import read_table
 from rlhydra.search import open_study, trial_of
 
 Row = tuple[int, int, float]  # frame, optimizer step, return
-
-
-def pruner(scheduler: SearchScheduler | None) -> BasePruner:
-    """Return successive halving at rungs of `grace_period` x `reduction_factor`ⁿ frames."""
-    if scheduler is None:
-        return NopPruner()
-    return SuccessiveHalvingPruner(
-        min_resource=scheduler.grace_period, reduction_factor=scheduler.reduction_factor
-    )
 
 
 class Judge:
@@ -35,15 +26,17 @@ class Judge:
     def __init__(
         self, folder: Path, number: int, config: Config, random_return: float | None
     ) -> None:
-        self._study = open_study(folder, pruner(config.meta.search_scheduler))
+        scheduler, max_frame = config.meta.search_scheduler, config.env.max_frame
+        self._study = open_study(folder, make_pruner(scheduler, max_frame))
         self._trial = trial_of(self._study, number)
         self._metric = config.meta.metric
-        self._max_frame = config.env.max_frame
+        # The frames between which a trial can be stopped.
+        self._grace = math.inf if scheduler is None else scheduler.grace_period
+        self._max_frame = max_frame
         self._random_return = random_return
         frozen = self._study.get_trials(deepcopy=False)[number]
         self._reported: int = frozen.last_step or 0
         self._lost = False
-        self.together = config.meta.search_scheduler is not None
         paths = (folder / str(number) / f"session_{k}" for k in range(config.meta.max_session))
         self._rows = [_rows(path / "eval.csv") for path in paths]
 
@@ -70,7 +63,9 @@ class Judge:
         value = math.nan if self._lost else self._value(step)
         self._trial.report(value, step)
         self._reported = step
-        return step < self._max_frame and self._trial.should_prune()
+        if not self._grace <= step < self._max_frame:
+            return False
+        return math.isnan(value) or self._trial.should_prune()
 
     def _value(self, step: int) -> float:
         curves = [_curve([row for row in rows if row[0] <= step]) for rows in self._rows]

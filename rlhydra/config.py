@@ -9,7 +9,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -28,6 +28,7 @@ from rlhydra.schema import (
 )
 
 __all__ = [
+    "INCIDENTAL",
     "AgentConfig",
     "Config",
     "EnvConfig",
@@ -61,6 +62,9 @@ Metric = Literal[
     "consistency",
 ]
 
+# asha is asynchronous successive halving (Li et al., 2020); the others are named as in Optuna.
+Pruner = Literal["asha", "hyperband", "median", "percentile", "patient", "threshold", "wilcoxon"]
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -72,10 +76,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class SearchScheduler:
-    """Asynchronous successive halving (Li et al., 2020) over the trials of an experiment."""
+    """Which trials of an experiment are stopped early: by Optuna's pruners, ASHA by default."""
 
     grace_period: Annotated[int, Positive]  # frames before a trial can be stopped
-    reduction_factor: Annotated[int, Range(low=2)]  # one in so many goes on at each rung
+    reduction_factor: Annotated[int, Range(low=2)]  # asha: one in so many goes on at each rung
+    pruner: Pruner = "asha"
+    kwargs: dict[str, Any] = field(default_factory=dict[str, Any])  # to the pruner's constructor
 
 
 @dataclass(frozen=True)
@@ -310,21 +316,16 @@ def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
 
 
 # Settings that change how a trial is run or shown, but not what it computes.
-_INCIDENTAL = (
-    "progress",
-    "num_cpus",
-    "search_resources",
-    "max_retries",
-    "keep",
-    "keep_trials",
-    "histograms",
-)
+INCIDENTAL = (
+    "max_trial", "progress", "num_cpus", "num_gpus", "search_resources", "max_retries", "keep",
+    "keep_trials", "checkpoint_interval", "histograms",
+)  # fmt: skip
 
 
 def _defining(composed: DictConfig) -> dict[str, Any]:
     config = parse(composed)
     plain = cast("dict[str, Any]", _plain(config))
-    for key in _INCIDENTAL:
+    for key in INCIDENTAL:
         plain["meta"].pop(key)
     plain["env"].pop("max_frame")  # a longer run of the same trial goes on from its checkpoint
     return plain

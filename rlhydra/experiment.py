@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,8 +63,11 @@ class Check(Callback):
         """Check the configuration, and the folder if it was used before."""
         try:
             composed = without_hydra(config)
-            check_start(check(composed))
+            checked = check(composed)
+            check_start(checked)
             check_folder(Path(str(config.hydra.run.dir)), composed)
+            if checked.meta.search_scheduler is not None and checked.meta.progress is not False:
+                print("meta.search_scheduler stops trials of a sweep, not this single one")
         except ConfigError as error:
             # Hydra turns a callback's exceptions into warnings; SystemExit passes.
             fail(error)
@@ -118,8 +120,8 @@ def run_job(composed: DictConfig) -> float | None:
     return trial.objective
 
 
-def resume_sweep(folder: Path, more: Sequence[str] = ()) -> int:
-    """Go on with the sweep in `folder`, with `more` overrides; return the exit code.
+def resume_sweep(folder: Path, more: Sequence[str] = ()) -> NoReturn:
+    """Go on with the sweep in `folder`, with `more` overrides, in place of this program.
 
     Raises:
         ConfigError: where it holds no sweep.
@@ -136,7 +138,7 @@ def resume_sweep(folder: Path, more: Sequence[str] = ()) -> int:
     command += [*kept, *hydra.overrides.task, *more]
     command += [f"hydra.sweep.dir={quoted(str(folder.resolve()))}"]
     command += [word for source in sources for word in ("--config-dir", source)]
-    return subprocess.call(command, env={**os.environ, "PYTHONPATH": import_path()})
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": import_path()})
 
 
 def quoted(text: str) -> str:

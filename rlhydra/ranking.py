@@ -26,6 +26,8 @@ from rlhydra.wording import count, number
 ORDER = ("completed", "pruned", "diverged", "failed", "interrupted", "running", "queued")
 CHECKPOINTS = "session_*/checkpoints"
 NOT_VARIED = ("meta.max_trial", "meta.progress")
+VALIDATE = "validate"  # the folder of the trials that were run again, in the sweep's
+VALIDATION = ("trial", "in the search", "fresh seeds", "status", "score", "95 %")
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,17 @@ class Entry:
     trial: TrialRecord
     params: dict[str, str]
     error: str | None
+    again: TrialRecord | None  # the same settings with fresh seeds, by `rlhydra.validate`
 
     @property
     def score(self) -> float | None:
         """The objective of a completed trial, the last score of another."""
-        return _score(self.trial)
-
-    @property
-    def bounds(self) -> tuple[float | None, float | None]:
-        """The 95 % interval of the score."""
-        metric = self.trial.metrics[self.trial.metric]
-        return metric["low"], metric["high"]
+        return score(self.trial)
 
     @property
     def interval(self) -> str:
-        """The interval as text."""
-        low, high = self.bounds
-        return "" if low is None else f"[{number(low)}, {number(high)}]"
+        """The 95 % interval of the score as text."""
+        return interval(self.trial)
 
     @property
     def frames(self) -> int:
@@ -77,9 +73,14 @@ def read_experiment(folder: Path) -> list[Entry]:
     trials.sort(key=_place)
     return [
         Entry(rank, int(trial.folder.name), trial,
-              {key: _params(trial).get(key, "") for key in varied}, _error(trial))
+              {key: _params(trial).get(key, "") for key in varied}, _error(trial),
+              _again(folder / VALIDATE / trial.folder.name))
         for rank, trial in enumerate(trials, 1)
     ]  # fmt: skip
+
+
+def _again(folder: Path) -> TrialRecord | None:
+    return read_trial(folder) if _begun(folder) else None
 
 
 def _begun(folder: Path) -> bool:
@@ -108,14 +109,13 @@ def table(entries: Sequence[Entry], width: int = 80) -> Table:
     names = ("rank", "trial", "status", "frames", "score", *(["95 %"] if any(bounds) else []))
     for name in (*names, *(short[key] for key in shown)):
         result.add_column(name, justify="left" if name == "status" else "right")
-    for entry, interval in zip(entries, bounds, strict=True):
+    for entry, bound in zip(entries, bounds, strict=True):
         status = Text(entry.trial.status, STYLES.get(entry.trial.status, "dim"))
         values = [Text(_brief(entry.params[key])) for key in shown]
         if any(bounds):
-            values.insert(0, Text(interval))
+            values.insert(0, Text(bound))
         place, name = str(entry.rank), str(entry.number)
-        frames, score = count(entry.frames), number(entry.score)
-        result.add_row(place, name, status, frames, score, *values)
+        result.add_row(place, name, status, count(entry.frames), number(entry.score), *values)
     return result
 
 
@@ -132,23 +132,44 @@ def closing(folder: Path, console: Console) -> None:
         if entry.error:
             text = Text(f"trial {entry.number} {entry.trial.status}: {entry.error}", "red")
             console.print(text, soft_wrap=True)
+    if any(entry.again for entry in entries):
+        console.print(validation(entries))
+    for label, line in _next(folder, entries).items():
+        console.print(Text.assemble((f"{label:<9}", "dim"), line), soft_wrap=True)
+
+
+def _next(folder: Path, entries: Sequence[Entry]) -> dict[str, str]:
     lines = {"report": str(folder / "report.md")}
     if any(entry.trial.status in ("interrupted", "running") for entry in entries):
-        lines["resume"] = f"python -m rlhydra.resume {folder}"
+        lines["resume"] = shlex.join(["python", "-m", "rlhydra.resume", str(folder)])
     if entries[0].trial.status == "completed":
-        lines["repeat"] = winner(entries[0])
-    for label, line in lines.items():
-        console.print(Text.assemble((f"{label:<8}", "dim"), line), soft_wrap=True)
+        lines["validate"] = validate_command(folder)
+    lines["curves"] = shlex.join(["tensorboard", "--logdir", str(folder)])
+    return lines
 
 
-def winner(entry: Entry) -> str:
-    """Return the command that runs a trial again, with fresh seeds."""
-    seed = int(entry.trial.config.get("seed", 0)) + 1
-    skipped = ("seed=", "search=", "meta.max_trial=", "meta.max_session=", "meta.progress=",
-               "meta.search_scheduler=")  # fmt: skip
-    overrides = [text for text in entry.trial.overrides if not text.startswith(skipped)]
-    given = [*overrides, f"seed={seed}", "meta.max_session=4"]
-    return shlex.join(["python", "-m", "rlhydra", *given])
+def validation(entries: Sequence[Entry]) -> Table:
+    """Return the table of the trials that were run again with fresh seeds."""
+    result = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in VALIDATION:
+        result.add_column(name, justify="left" if name == "status" else "right")
+    for row in validated(entries):
+        result.add_row(*map(Text, row))
+    return result
+
+
+def validated(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+    """Return the rows of that table, under the names of VALIDATION."""
+    return [
+        (str(entry.number), number(entry.score), str(len(again.sessions)), again.status,
+         number(score(again)), interval(again))
+        for entry in entries if (again := entry.again) is not None
+    ]  # fmt: skip
+
+
+def validate_command(folder: Path) -> str:
+    """Return the command that runs the best trials again with fresh seeds."""
+    return shlex.join(["python", "-m", "rlhydra.validate", str(folder)])
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
@@ -168,22 +189,34 @@ def _csv(entries: Sequence[Entry]) -> str:
     for entry in entries:
         trial = entry.trial
         means = [trial.metrics[name]["mean"] for name in TRIAL_METRICS]
-        scores = (trial.objective, entry.score, *entry.bounds)
+        scores = (trial.objective, entry.score, *_bounds(trial))
         row = [entry.rank, entry.number, trial.status, *scores, entry.frames, entry.wall_time]
         writer.writerow([*row, *entry.params.values(), *means, entry.error or ""])
     return text.getvalue()
 
 
 def _place(trial: TrialRecord) -> tuple[int, float]:
-    score = _score(trial)
+    reached = score(trial)
     status = ORDER.index(trial.status) if trial.status in ORDER else len(ORDER)
-    return status, math.inf if score is None or math.isnan(score) else -score
+    return status, math.inf if reached is None or math.isnan(reached) else -reached
 
 
-def _score(trial: TrialRecord) -> float | None:
+def score(trial: TrialRecord) -> float | None:
+    """Return the objective of a completed trial, the last score of another."""
     if trial.status == "completed":
         return trial.objective
     return trial.metrics[trial.metric]["mean"]
+
+
+def interval(trial: TrialRecord) -> str:
+    """Return the 95 % interval of a trial's score as text."""
+    low, high = _bounds(trial)
+    return "" if low is None else f"[{number(low)}, {number(high)}]"
+
+
+def _bounds(trial: TrialRecord) -> tuple[float | None, float | None]:
+    metric = trial.metrics[trial.metric]
+    return metric["low"], metric["high"]
 
 
 def _params(trial: TrialRecord) -> dict[str, str]:

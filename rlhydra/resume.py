@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worst = 0
     try:
         if (folder / JOURNAL).exists():
-            return resume_sweep(folder, given.settings)
+            resume_sweep(folder, given.settings)
         for trial in _trials(folder):
             worst = max(worst, resume(trial))
             if worst > 128:  # stopped by a signal

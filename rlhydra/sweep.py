@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from rlhydra.config import MetaConfig
+from rlhydra.config import INCIDENTAL, MetaConfig
 from rlhydra.console import choose_mode, open_console
 from rlhydra.experiment import check, fail, quoted, without_hydra
 from rlhydra.lock import sole_owner
+from rlhydra.pruners import make_pruner
 from rlhydra.ranking import closing, prune_checkpoints, write_experiment
 from rlhydra.record import read_trial
 from rlhydra.schema import ConfigError, read
@@ -29,13 +30,7 @@ from rlhydra.sweep_trial import read_status, record_failure
 from rlhydra.watch import watch
 
 # A sweep goes on with other values of these.
-FREE = tuple(
-    f"meta.{name}"
-    for name in (
-        "max_trial", "progress", "num_cpus", "num_gpus", "search_resources", "max_retries", "keep",
-        "keep_trials",
-    )
-)  # fmt: skip
+FREE = tuple(f"meta.{name}" for name in INCIDENTAL)
 
 
 class Sweep:
@@ -196,7 +191,8 @@ class Sweep:
         misfits: list[ConfigError] = []
         for overrides in tried:
             try:
-                check(self._composed(overrides, plain))
+                config = check(self._composed(overrides, plain))
+                make_pruner(config.meta.search_scheduler, config.env.max_frame)
             except (ConfigError, HydraException) as error:
                 varied = " ".join(overrides[len(space.fixed) :])
                 wrong = ConfigError(varied, _first_line(error))

@@ -6,7 +6,8 @@ import pytest
 
 from rlhydra.asha import Judge
 from rlhydra.config import parse
-from rlhydra.search import Sampling, open_study
+from rlhydra.schema import ConfigError
+from rlhydra.search import Sampling, open_study, tell
 from rlhydra.space import read_space
 from tests.conftest import composed
 
@@ -19,8 +20,8 @@ def judges(tmp_path):
     space = read_space({}, ["seed=1,2,3,4"], None)
     Sampling(space, "random", {}, 0, 4).draw(open_study(tmp_path), 4)
 
-    def make(number, *overrides, sessions=2):
-        scheduler = "meta.search_scheduler={grace_period: 100, reduction_factor: 2}"
+    def make(number, *overrides, sessions=2, more=""):
+        scheduler = f"meta.search_scheduler={{grace_period: 100, reduction_factor: 2{more}}}"
         settings = (f"meta.max_session={sessions}", "env.max_frame=1000", scheduler)
         return Judge(tmp_path, number, parse(composed(*settings, *overrides)), 0.0)
 
@@ -84,6 +85,40 @@ def test_a_trial_that_went_on_reports_no_step_twice(judges, tmp_path):
     assert not report(again, 80, 2.0)
     assert not report(again, 120, 3.0)
     assert open_study_of(judges)[0].intermediate_values == {40: 1.0, 80: 2.0, 120: 3.0}
+
+
+@pytest.mark.parametrize("pruner", [
+    "asha", "hyperband", "median", "percentile, kwargs: {percentile: 50}",
+    "patient, kwargs: {patience: 0}", "threshold, kwargs: {lower: 0}", "wilcoxon",
+])  # fmt: skip
+def test_pruners_by_name_stop_what_is_undefined_and_what_is_worse(judges, pruner):
+    made = [judges(number, sessions=1, more=f", pruner: {pruner}") for number in (0, 1)]
+    for frame in (50, 100, 200, 400):
+        assert not report(made[0], frame, frame * 1.0)
+    assert not report(made[1], 50, None)  # within the grace period
+    assert report(made[1], 100, None)
+
+
+def test_the_median_pruner_stops_a_trial_below_the_median_of_finished_ones(judges):
+    median = ", pruner: median, kwargs: {n_startup_trials: 1}"
+    good, bad = (judges(number, sessions=1, more=median) for number in (0, 1))
+    report(good, 100, 5.0)
+    tell(good._study, 0, "completed", 5.0)
+    assert report(bad, 100, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("pruner: medain", "expected one of asha"),
+        ("pruner: median, kwargs: {n_startup: 1}", "did you mean n_startup_trials"),
+        ("pruner: patient", "missing 1 required positional argument: 'patience'"),
+        ("kwargs: {min_resource: 1}", "no such setting"),
+    ],
+)
+def test_a_pruner_that_cannot_be_is_an_error(judges, settings, problem):
+    with pytest.raises(ConfigError, match=problem):
+        judges(0, more=f", {settings}")
 
 
 def test_the_metric_is_the_one_that_is_asked_for(judges):
