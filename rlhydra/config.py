@@ -19,6 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rlhydra.schedule import Schedule, Scheduled
 from rlhydra.schema import (
     ConfigError,
+    FitError,
     Fraction,
     NonNegative,
     Positive,
@@ -43,6 +44,7 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "SearchScheduler",
+    "defining_settings",
     "differing_keys",
     "digest",
     "parse",
@@ -142,14 +144,14 @@ class NetConfig:
         """Return the kind of network for observations of this shape, a vector's or an image's.
 
         Raises:
-            ConfigError: where the one that was asked for does not fit.
+            FitError: where the one that was asked for does not fit.
         """
         is_image = len(obs_shape) == 3
         kind = ("nature" if is_image else "mlp") if self.kind == "auto" else self.kind
         if (kind != "mlp") != is_image:
             fitting = "nature or impala" if is_image else "mlp"
             problem = f"{kind} does not fit observations of shape {obs_shape}; use {fitting}"
-            raise ConfigError("agent.net.kind", problem)
+            raise FitError("agent.net.kind", problem)
         return kind
 
 
@@ -217,7 +219,10 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> Config:
     meta.check()
     agent_target, agent = _group(plain, "agent", AgentConfig)
     env_target, env = _group(plain, "env", EnvConfig)
-    agent.check(env)
+    try:
+        agent.check(env)
+    except ConfigError as error:
+        raise FitError("", str(error)) from error
     return Config(seed, meta, agent, env, agent_target, env_target)
 
 
@@ -309,9 +314,14 @@ def digest(composed: DictConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def defining_settings(composed: DictConfig) -> dict[str, Any]:
+    """Return what defines a trial's result, by dotted names."""
+    return _flat(_defining(composed))
+
+
 def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
     """Return the dotted names of the settings in which two trials' definitions differ."""
-    mine, theirs = _flat(_defining(one)), _flat(_defining(other))
+    mine, theirs = defining_settings(one), defining_settings(other)
     return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
 
 

@@ -46,6 +46,21 @@ class EventFile:
         ]
         self._add(step, _part(5, b"".join(summary)))
 
+    def hyperparameters(self, values: Mapping[str, Any], *, succeeded: bool) -> None:
+        """Add the settings of a run that is over, for the HParams tab to set its scalars against.
+
+        The messages are those of tensorboard/plugins/hparams/plugin_data.proto and api.proto.
+        """
+        known = {key: value for key, value in values.items() if value is not None}
+        pairs = (_part(1, _part(1, k.encode()) + _part(2, _value(v))) for k, v in known.items())
+        self._hparams(b"session_start_info", _part(3, b"".join(pairs)))
+        self._hparams(b"session_end_info", _part(4, b"\x08\x01" if succeeded else b"\x08\x02"))
+
+    def _hparams(self, name: bytes, content: bytes) -> None:
+        plugin = _part(1, b"hparams") + _part(2, content)
+        summary = _part(1, b"_hparams_/" + name) + _part(8, _NOTHING) + _part(9, _part(1, plugin))
+        self._add(0, _part(5, _part(1, summary)))
+
     def flush(self) -> None:
         """Write what was added.
 
@@ -96,12 +111,25 @@ def _histogram(values: NDArray[Any]) -> bytes:
     return b"".join(fields) + _part(6, limits) + _part(7, bins)
 
 
+def _value(value: Any) -> bytes:
+    """Return a `google.protobuf.Value`: truth, number or text."""
+    if isinstance(value, bool):
+        return b"\x20" + _varint(value)
+    if isinstance(value, (int, float)):
+        return b"\x11" + struct.pack("<d", value)
+    return _part(3, str(value).encode())
+
+
 def _varint(value: int) -> bytes:
     parts = bytearray()
     while value > 127:
         parts.append(value & 127 | 128)
         value >>= 7
     return bytes([*parts, value])
+
+
+# The tensor of a summary that has no numbers: one float, 0.
+_NOTHING = b"\x08\x01" + _part(2, _part(2, b"\x08\x01")) + _part(5, bytes(4))
 
 
 def _float32(value: float) -> bytes:

@@ -19,7 +19,7 @@ from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.processes import import_path
 from rlhydra.record import best_weights
-from rlhydra.schema import ConfigError
+from rlhydra.schema import ConfigError, FitError
 from rlhydra.trial import Trial
 
 JOURNAL = "study.journal"  # in a sweep's folder
@@ -32,8 +32,8 @@ def check(composed: DictConfig) -> Config:
     """Return the configuration, with all checked that can be checked before anything is written.
 
     Raises:
-        ConfigError: for a bad setting, an environment that does not exist, or an agent that cannot
-            act in it.
+        ConfigError: for a bad setting or an environment that does not exist.
+        FitError: for settings that do not go together, as an agent that cannot act there.
     """
     config = parse(composed)
     env_class = target_class(config.env_target, Environment)
@@ -43,7 +43,7 @@ def check(composed: DictConfig) -> Config:
         name = config.agent_target.rpartition(".")[2]
         able = ", ".join(config.agent.actions)
         problem = f"{name} acts in {able} action spaces; {config.env.id} has {action_space}"
-        raise ConfigError("agent", problem)
+        raise FitError("agent", problem)
     for net in vars(config.agent).values():
         if isinstance(net, NetConfig):
             net.kind_for(obs_space.shape)
@@ -97,6 +97,11 @@ def check_folder(folder: Path, composed: DictConfig) -> None:
         raise ConfigError(
             str(folder), f"holds a trial with another {', '.join(keys)}; choose another folder"
         )
+
+
+def import_nothing_from(folder: Path) -> None:
+    """Take `folder` out of the module path: nothing in it is code, whoever made it."""
+    sys.path[:] = [path for path in sys.path if not Path(path).resolve().is_relative_to(folder)]
 
 
 def run_job(composed: DictConfig) -> float | None:

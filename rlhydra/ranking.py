@@ -111,7 +111,7 @@ def table(entries: Sequence[Entry], width: int = 80) -> Table:
         result.add_column(name, justify="left" if name == "status" else "right")
     for entry, bound in zip(entries, bounds, strict=True):
         status = Text(entry.trial.status, STYLES.get(entry.trial.status, "dim"))
-        values = [Text(_brief(entry.params[key])) for key in shown]
+        values = [Text(brief(entry.params[key])) for key in shown]
         if any(bounds):
             values.insert(0, Text(bound))
         place, name = str(entry.rank), str(entry.number)
@@ -235,7 +235,8 @@ def _varied(trials: Sequence[TrialRecord]) -> list[str]:
     ]
 
 
-def _brief(text: str) -> str:
+def brief(text: str) -> str:
+    """Round what is a number of many digits; trials.csv has them all."""
     try:
         value = float(text)
     except ValueError:

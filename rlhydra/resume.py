@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhydra.experiment import JOURNAL, check, resume_sweep
+from rlhydra.experiment import JOURNAL, check, import_nothing_from, resume_sweep
 from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.record import read_trial
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     folder: Path = given.folder.resolve()
-    # Nothing in the folder is code, whoever made it and wherever we were started.
-    sys.path[:] = [path for path in sys.path if not Path(path).resolve().is_relative_to(folder)]
+    import_nothing_from(folder)
     worst = 0
     try:
-        if (folder / JOURNAL).exists():
+        trials = _trials(folder)
+        if (folder / JOURNAL).exists() or not trials:
             resume_sweep(folder, given.settings)
-        for trial in _trials(folder):
+        for trial in trials:
             worst = max(worst, resume(trial))
             if worst > 128:  # stopped by a signal
                 break

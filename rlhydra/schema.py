@@ -21,6 +21,10 @@ class ConfigError(Exception):
         super().__init__(f"{where}: {problem}" if where else problem)
 
 
+class FitError(ConfigError):
+    """Settings that are right by themselves and do not go together."""
+
+
 @dataclass(frozen=True)
 class Range:
     """The closed interval [`low`, `high`] of a number; `above` and `below` are its open ends."""

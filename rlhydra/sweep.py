@@ -19,11 +19,12 @@ from optuna.trial import TrialState
 from rlhydra.config import INCIDENTAL, MetaConfig
 from rlhydra.console import choose_mode, open_console
 from rlhydra.experiment import check, fail, quoted, without_hydra
+from rlhydra.files import write_atomically
 from rlhydra.lock import sole_owner
 from rlhydra.pruners import make_pruner
 from rlhydra.ranking import closing, prune_checkpoints, write_experiment
 from rlhydra.record import read_trial
-from rlhydra.schema import ConfigError, read
+from rlhydra.schema import ConfigError, FitError, read
 from rlhydra.search import STATES, Sampling, open_study, tell
 from rlhydra.space import Space, check_names, read_space
 from rlhydra.sweep_trial import read_status, record_failure
@@ -75,9 +76,13 @@ class Sweep:
 
     def _run(self, folder: Path, space: Space, sampling: Sampling, wave: int | None) -> list[Any]:
         self._check_folder(folder)
+        written = folder / "multirun.yaml"
+        text = OmegaConf.to_yaml(self._config).encode()
+        if not written.exists():  # from here on the sweep can be gone on with
+            write_atomically(written, text)
         study = open_study(folder)
         sampling.check(study)
-        OmegaConf.save(self._config, folder / "multirun.yaml")
+        write_atomically(written, text)
         self._settle(folder, study)
         mode = choose_mode(self._meta.progress)
         console = open_console(mode)
@@ -176,18 +181,17 @@ class Sweep:
             raise ConfigError(str(folder), problem)
 
     def _check(self, space: Space) -> None:
-        """Raise ConfigError for a trial that could not run.
+        """Raise ConfigError for a value that is wrong by itself, or where no trial could run.
 
-        Of a sampled space the ends are tried: a combination that does not fit is one trial's
-        failure, unless none fits.
+        Of a sampled space the ends are tried. A combination that does not fit is one trial's
+        failure.
         """
         is_group = _groups(self._loader)
         check_names(space, _settings(self._config), is_group)
-        sampled = space.sampled
         grid = (space.overrides(point) for point in space.grid())
         keys = [axis.key for axis in space.axes]
         plain = {key for key in keys if not is_group(key.partition("@")[0])}
-        tried = list(space.probes() if sampled else grid)
+        tried = list(space.probes() if space.sampled else grid)
         misfits: list[ConfigError] = []
         for overrides in tried:
             try:
@@ -196,7 +200,7 @@ class Sweep:
             except (ConfigError, HydraException) as error:
                 varied = " ".join(overrides[len(space.fixed) :])
                 wrong = ConfigError(varied, _first_line(error))
-                if not sampled or _names(error) in keys or isinstance(error, HydraException):
+                if not isinstance(error, FitError):
                     raise wrong from error
                 misfits.append(wrong)
         if misfits and len(misfits) == len(tried):
@@ -238,11 +242,6 @@ def _settings(config: DictConfig) -> dict[str, Any]:
                 yield from flat(value, f"{where}{key}.")
 
     return dict(flat(OmegaConf.to_container(without_hydra(config)), ""))
-
-
-def _names(error: object) -> str:
-    """Return the setting that an error is about."""
-    return str(error).partition(":")[0]
 
 
 def _first_line(error: object) -> str:

@@ -46,7 +46,7 @@ def draw_curves(entries: Sequence[Entry], path: Path) -> bool:
                 axes.plot(x[-1] / scale, y[-1], "x", color=VERMILION, markersize=4)
         axes.set_ylabel("return, mean of the sessions")
         axes.set_xlim(left=0)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, reverse=True)  # the best first
         axes.set_title("Trials (× stopped early)", loc="left", fontsize=9, color=INK)
 
     draw(path, (6.4, 3.7), content)

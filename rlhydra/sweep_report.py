@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhydra.experiment import JOURNAL
 from rlhydra.files import write_atomically
-from rlhydra.ranking import VALIDATION, Entry, short_names, validate_command, validated
+from rlhydra.ranking import VALIDATION, Entry, brief, short_names, validate_command, validated
 from rlhydra.search import importances
 from rlhydra.sweep_plot import draw_curves, draw_importances, draw_parallel
 from rlhydra.wording import count, duration, number
@@ -54,7 +54,7 @@ def _ranking(entries: Sequence[Entry]) -> str:
         link = f"[{entry.number}]({entry.number}/report.md)"
         cells = [str(entry.rank), link, entry.trial.status, number(entry.score), entry.interval]
         cells += [count(entry.frames), duration(entry.wall_time)]
-        rows.append([*cells, *entry.params.values(), entry.error or ""])
+        rows.append([*cells, *map(brief, entry.params.values()), entry.error or ""])
     return _markdown(rows)
 
 

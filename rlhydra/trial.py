@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rlhydra.baseline import random_return
-from rlhydra.config import Config, digest, parse
+from rlhydra.config import Config, defining_settings, digest, parse
 from rlhydra.console import (
     Progress,
     choose_mode,
@@ -28,6 +28,7 @@ from rlhydra.console import (
     open_console,
     start_panel,
 )
+from rlhydra.events import EventFile
 from rlhydra.files import write_atomically
 from rlhydra.processes import Judge, Sessions, SessionState
 from rlhydra.provenance import git_commit, versions
@@ -75,6 +76,7 @@ class Trial:
             "git_commit": git_commit(),
             "config_hash": digest(composed),
         }
+        self._settings = defining_settings(composed)
         meta = self.config.meta
         halving = judge is not None and meta.search_scheduler is not None
         self.share = share(meta, available_cores(), available_gpus(), together=halving)
@@ -230,10 +232,22 @@ class Trial:
         self.status = status
         self._write()
         try:
+            self._write_hyperparameters()
             write_report(self.folder)
         except OSError as error:
             console.print(f"The report could not be written ({error}): the result is complete.")
         self._concluding = False
+
+    def _write_hyperparameters(self) -> None:
+        """Let TensorBoard's HParams tab set this trial beside others: settings and results."""
+        folder = self.folder / "hparams"
+        folder.mkdir(exist_ok=True)
+        with contextlib.closing(EventFile(folder)) as events:
+            succeeded = self.status in ("completed", "pruned")
+            events.hyperparameters(self._settings, succeeded=succeeded)
+            means = {name: metric["mean"] for name, metric in self.metrics.items()}
+            events.scalars(max(state.frame for state in self.states), means)
+            events.flush()
 
     def _outcome(self, state: SessionState) -> str:
         if state.status == "queued":

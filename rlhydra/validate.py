@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rlhydra.console import choose_mode, open_console
-from rlhydra.experiment import check, check_folder
+from rlhydra.experiment import check, check_folder, import_nothing_from
 from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.ranking import VALIDATE, Entry, closing, read_experiment, write_experiment
@@ -33,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run a sweep's best trials again, with fresh seeds, into FOLDER/validate.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a sweep")
-    parser.add_argument("--best", type=_count, default=3, help="how many trials (3)")
-    parser.add_argument("--seeds", type=_count, default=4, help="sessions of each (4)")
+    parser.add_argument("--best", type=positive, default=3, help="how many trials (3)")
+    parser.add_argument("--seeds", type=positive, default=4, help="sessions of each (4)")
     given = parser.parse_args(arguments)
     folder: Path = given.folder.resolve()
+    import_nothing_from(folder)
     try:
         refuse_links(folder)
         if not (folder / "multirun.yaml").is_file():
@@ -98,7 +99,8 @@ def _run(entry: Entry, folder: Path, seed: int, seeds: int) -> int:
         return Trial(composed, folder, names).run()
 
 
-def _count(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a whole number > 0 of the command line."""
     number = int(text)
     if number < 1:
         raise ValueError

@@ -30,7 +30,7 @@ def main() -> int:
     """Run what is missing and print the table; return 1 where ASHA falls short."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="of the search")
-    parser.add_argument("--again", type=int, default=8, help="fresh seeds of the best trials")
+    parser.add_argument("--again", type=int, default=4, help="fresh seeds of the best trials")
     parser.add_argument("--folder", type=Path, default=ROOT / "benchmark" / "asha")
     given = parser.parse_args()
     print("| seed | search | frames | of the full | best trial | its score | with fresh seeds |")

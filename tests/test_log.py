@@ -3,9 +3,12 @@ import math
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.api_pb2 import Status
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rlhydra.clock import Clock
 from rlhydra.env.environment import Game
+from rlhydra.events import EventFile
 from rlhydra.log import Log, Rows
 from rlhydra.schema import ConfigError
 from tests.trials import table
@@ -119,6 +122,20 @@ def test_a_full_disk_is_told_and_rows_wait(tmp_path, monkeypatch):
     log.games([Game(0, 2.0, 2)], 4)
     log.close()
     assert [row["return"] for row in table(tmp_path / "episodes.csv")] == ["1.0", "2.0"]
+
+
+def test_tensorboard_reads_the_hyperparameters_of_a_run(tmp_path):
+    given = {"agent.lr": 3e-4, "agent.epochs": 4, "agent.clip_value": True, "env.id": "CartPole-v1"}
+    events = EventFile(tmp_path)
+    events.hyperparameters({**given, "agent.target_kl": None}, succeeded=True)
+    events.flush()
+    events.close()
+    found = EventAccumulator(str(tmp_path)).Reload().PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(found["_hparams_/session_start_info"]).session_start_info
+    kinds = {k: getattr(v, v.WhichOneof("kind")) for k, v in start.hparams.items()}
+    assert kinds == given
+    end = HParamsPluginData.FromString(found["_hparams_/session_end_info"]).session_end_info
+    assert Status.Name(end.status) == "STATUS_SUCCESS"
 
 
 def test_the_best_return_is_the_highest_mean_and_never_nan(tmp_path):
