@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from rlhydra.config import INCIDENTAL, MetaConfig
 from rlhydra.console import choose_mode, open_console
-from rlhydra.experiment import check, fail, quoted, without_hydra
+from rlhydra.experiment import check, check_start, fail, quoted, without_hydra
 from rlhydra.files import write_atomically
 from rlhydra.lock import sole_owner
 from rlhydra.pruners import make_pruner
@@ -196,6 +196,7 @@ class Sweep:
         for overrides in tried:
             try:
                 config = check(self._composed(overrides, plain))
+                check_start(config)
                 make_pruner(config.meta.search_scheduler, config.env.max_frame)
             except (ConfigError, HydraException) as error:
                 varied = " ".join(overrides[len(space.fixed) :])
