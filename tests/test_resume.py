@@ -7,28 +7,74 @@ from rlhydra.checkpoint import Checkpoints
 from rlhydra.schema import ConfigError
 from tests.trials import SMALL, Line, run, settings, start, table, timeless, train, wait_for
 
+OFF_POLICY = (
+    "agent.learning_starts=200",
+    "agent.batch_size=32",
+    "agent.buffer_size=1000",
+    "agent.train_frequency=8",
+)
+PONG = ("env=pong", "env.num_envs=2", "env.max_frame=300", "meta.eval_frequency=100")
 
-def interrupted(folder, plain, generator, index=0):
+# Settings of a session that is interrupted, and how many vector steps it is left alone at most.
+FAST = {
+    "ppo": ((), 150),
+    "ppo-rigorous": (
+        ("meta.rigorous_eval=2", "agent.normalise_obs=true", "agent.normalise_reward=true"),
+        150,
+    ),
+    "ppo-pendulum": (("env=pendulum",), 150),
+    "ddqn_per": (("agent=ddqn_per", *OFF_POLICY), 150),
+    "sac-pendulum": (
+        ("agent=sac", "env=pendulum", *OFF_POLICY, "env.max_frame=1000"),
+        50,
+    ),
+}
+SLOW = {
+    "a2c": (("agent=a2c", "agent.normalise_obs=true"), 150),
+    "reinforce": (("agent=reinforce",), 150),
+    "sarsa": (("agent=sarsa",), 150),
+    "ppo_lstm": (("agent=ppo_lstm",), 150),
+    "ppo_gru": (("agent=ppo_gru", "env=pendulum"), 150),
+    "rainbow": (("agent=rainbow", *OFF_POLICY), 150),
+    "dueling_dqn": (("agent=dueling_dqn", "env=acrobot", *OFF_POLICY), 150),
+    "sac": (("agent=sac", *OFF_POLICY), 150),
+    "td3": (("agent=td3", "env=pendulum", *OFF_POLICY), 150),
+    "ddpg": (("agent=ddpg", "env=pendulum", *OFF_POLICY), 150),
+    "crossq": (("agent=crossq", "env=pendulum", *OFF_POLICY), 150),
+    "ppo-lunarlander": (("env=lunarlander", "env.max_frame=6000"), 300),
+    "ddqn_per-lunarlander": (("agent=ddqn_per", "env=lunarlander", *OFF_POLICY), 150),
+    "ppo-bipedal": (("env=bipedal_walker", "env.max_frame=20000"), 1000),
+    "ppo-hopper": (("env=hopper", "env.max_frame=4000"), 300),
+    "sac-hopper": (("agent=sac", "env=hopper", *OFF_POLICY, "agent.n_step=3"), 100),
+    "a2c-ant": (("agent=a2c", "env=ant", "env.max_frame=2000"), 150),
+    "ppo-pong": ((*PONG, "agent.horizon=32", "agent.minibatch_size=16", "agent.epochs=1"), 60),
+    "ddqn_per-pong": (
+        (*PONG, "agent=ddqn_per", "agent.learning_starts=50", "agent.batch_size=4",
+         "agent.buffer_size=200", "agent.train_frequency=8"), 60,
+    ),
+    "ppo-breakout-rigorous": (
+        (*PONG, "env=breakout", "env.max_t=60", "meta.rigorous_eval=1", "agent.horizon=32",
+         "agent.minibatch_size=16", "agent.epochs=1"), 60,
+    ),
+}  # fmt: skip
+
+
+def interrupted(folder, plain, generator, longest=150):
     """Train with interruptions after random numbers of steps; return how many there were."""
     for times in range(1000):
-        if train(folder, plain, index=index, steps=generator.randrange(1, 150)) == "completed":
+        if train(folder, plain, steps=generator.randrange(1, longest)) == "completed":
             return times
     raise AssertionError
 
 
 @pytest.mark.parametrize(
-    "overrides",
-    [
-        (),
-        ("meta.rigorous_eval=2", "agent.normalise_obs=true", "agent.normalise_reward=true"),
-        ("env=pendulum", "env.max_frame=3000"),
-    ],
-    ids=["cartpole", "rigorous", "pendulum"],
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
-def test_interruptions_leave_no_trace(tmp_path, overrides):
+def test_interruptions_leave_no_trace(tmp_path, name):
+    overrides, longest = (FAST | SLOW)[name]
     plain = settings(*overrides)
     train(tmp_path / "once", plain)
-    assert interrupted(tmp_path / "often", plain, random.Random(0)) >= 3
+    assert interrupted(tmp_path / "often", plain, random.Random(0), longest) >= 3
     assert timeless(tmp_path / "often") == timeless(tmp_path / "once")
 
 

@@ -104,9 +104,10 @@ class Observations:
             entries = self._table[exits[left] % len(self._table)]
             out[left] = entries.reshape(-1, *self.shape)
 
-    def state(self, row: int) -> dict[str, Any]:
+    def state(self, row: int, oldest: int) -> dict[str, Any]:
         """Return what the ring's arrays do not hold; `row` is the number of the next row."""
         slot = row % self._rows
+        self._drop(oldest)
         state: dict[str, Any] = {
             "low": self._low,
             "high": self._high,
@@ -165,15 +166,18 @@ class Observations:
     def _remember(self, obs: Array, oldest: int) -> Index:
         count = len(obs)
         if self._high + count - self._low > len(self._table):
-            # What was remembered in writing row t serves rows t - 1 to t + stack - 1.
-            last = oldest - self.stack
-            self._low = int(self._mark[last % self._rows]) if last >= 0 else 0
+            self._drop(oldest)
             if self._high + count - self._low > len(self._table):
                 self._grow(count)
         entry = np.arange(self._high, self._high + count)
         self._table[entry % len(self._table)] = obs.reshape(count, *self._table.shape[1:])
         self._high += count
         return entry
+
+    def _drop(self, oldest: int) -> None:
+        # What was remembered in writing row t serves rows t - 1 to t + stack - 1.
+        last = oldest - self.stack
+        self._low = int(self._mark[last % self._rows]) if last >= 0 else 0
 
     def _grow(self, count: int) -> None:
         live = np.arange(self._low, self._high)

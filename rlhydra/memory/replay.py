@@ -185,7 +185,7 @@ class Replay:
         state: dict[str, Any] = {
             "row": self._row,
             "ring": self._storage.state(min(self._row + 1, self._ring)),
-            "obs": self._obs.state(self._row),
+            "obs": self._obs.state(self._row, self._oldest),
             "end": self._end[self._row % self._ring - 1].copy(),  # `cut` may change it
             "generator": self._generator.bit_generator.state,
         }
