@@ -213,6 +213,7 @@ class Session:
         with self.channel.abrupt():  # replaying games can take long, and changes nothing on disk
             obs, exact = self.env.load(saved["env"])
         if not exact:
+            self.agent.cut()
             self._warn(f"{self.config.env.id} does not replay exactly: new games start")
         return obs
 

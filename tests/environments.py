@@ -32,6 +32,24 @@ class Counting(gymnasium.Env[Any, Any]):
         return obs, float(self.frame), self.frame >= self.length + self.game, False, {}
 
 
+class Drifting(Counting):
+    """Counts its games over all environments of the process: none is restored exactly."""
+
+    games = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        _, info = super().reset(seed=seed)
+        Drifting.games += 1
+        self.number = Drifting.games
+        self.game = self.number % 7  # games have different lengths
+        return np.array([self.number, 0, -1], np.float32), info
+
+    def step(self, action: Any) -> Any:
+        obs, *more = super().step(action)
+        obs[0] = self.number
+        return obs, *more
+
+
 class Broken(gymnasium.Env[Any, Any]):
     """Does one thing wrong in its third step."""
 
@@ -93,5 +111,6 @@ class Fixed(gymnasium.Env[Any, Any]):
 
 
 gymnasium.register("Counting-v0", entry_point=Counting)
+gymnasium.register("Drifting-v0", entry_point=Drifting)
 gymnasium.register("Broken-v0", entry_point=Broken)
 gymnasium.register("Fixed-v0", entry_point=Fixed)

@@ -16,7 +16,8 @@ from rlhydra.config import NetConfig
 from rlhydra.net.batch_renorm import BatchRenorm, renormed_network
 from rlhydra.schema import ConfigError
 from tests.identity import Loop, on_identity
-from tests.test_sac import SHORT, SMALL, same, some_batch
+from tests.states import same
+from tests.test_sac import SHORT, SMALL, some_batch
 
 NET = NetConfig("auto", (16, 8), "relu", layer_norm=False, shared=False, init="default")
 FAST = ("agent.critic_hidden=[32]", "agent.renorm_momentum=0.1", "agent.renorm_warmup=20")

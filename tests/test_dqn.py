@@ -24,6 +24,7 @@ from rlhydra.net.q_network import QNetwork, combine
 from rlhydra.schema import ConfigError
 from tests.conftest import composed
 from tests.identity import Loop, on_identity
+from tests.states import same
 
 NET = NetConfig("auto", (16, 8), "relu", layer_norm=False, shared=True, init="default")
 OBS, IMAGE = Box(-1, 1, (5,), np.float32), Box(0, 255, (4, 84, 84), np.uint8)
@@ -308,7 +309,7 @@ class TestActing:
             sampled = other.agent.play(obs, None, torch.Generator().manual_seed(1))[0]
             assert greedy.shape == sampled.shape == (3,)
             np.testing.assert_array_equal(greedy, other.agent.play(obs, None, None)[0])
-        same(made.agent.state(), other.agent.state())
+        assert same(made.agent.state(), other.agent.state())
 
     def test_sampled_play_explores_a_little(self) -> None:
         agent = dqn_of(loop("dqn", 1000, "agent.eval_epsilon=0.5"))
@@ -386,25 +387,13 @@ class TestLearning:
             assert torch.equal(tensor, before[name])
 
 
-def same(one: Any, other: Any) -> None:
-    """Assert that two nested states are equal to the last bit."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            same(one[key], other[key])
-    elif isinstance(one, (Tensor, np.ndarray)):
-        assert np.array_equal(np.asarray(one), np.asarray(other))
-    else:
-        assert one == other
-
-
 class TestState:
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_same_seed_same_course(self, variant: str) -> None:
         one, other = loop(variant, 400), loop(variant, 400)
         one.run()
         other.run()
-        same(one.agent.state(), other.agent.state())
+        assert same(one.agent.state(), other.agent.state())
         assert one.learned == other.learned
         third = loop(variant, 400, seed=1)
         third.run()
@@ -422,14 +411,14 @@ class TestState:
         other.clock.frame = 200
         assert exact
         other.run()
-        same(one.agent.state(), other.agent.state())
+        assert same(one.agent.state(), other.agent.state())
 
     def test_weights_set_the_target_network_too(self) -> None:
         one, other = loop("dqn", 400), loop("dqn", 400, seed=1)
         one.run()
         other.agent.load_weights(one.agent.weights())
         for net in (dqn_of(other).net, dqn_of(other).target_net):
-            same(net.state_dict(), dqn_of(one).net.state_dict())
+            assert same(net.state_dict(), dqn_of(one).net.state_dict())
         with pytest.raises(ConfigError, match="other layers"):
             loop("dueling_dqn", 400).agent.load_weights(one.agent.weights())
 

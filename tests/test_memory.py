@@ -1,14 +1,19 @@
 """The replay memory and its sum tree against slow references."""
 
+import itertools
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from rlhydra.checkpoint import Checkpoints
 from rlhydra.env.environment import Transition
 from rlhydra.memory.replay import Priority, Replay
 from rlhydra.memory.sum_tree import SumTree
 from rlhydra.schema import ConfigError
+from tests.states import same
 
 GAMMA = 0.9
 PRIORITY = Priority(alpha=0.6, epsilon=1e-3)
@@ -223,7 +228,7 @@ def test_types_and_sharing():
 
 def test_a_million_atari_transitions_fit_into_eight_gigabytes():
     memory = replay(Box(0, 255, (4, 84, 84), np.uint8), 10_000, 8, priority=PRIORITY)
-    ring = sum(array.nbytes for array in memory._storage._arrays.values())
+    ring = memory._arrays.nbytes
     tree = sum(array.nbytes for array in memory._tree._sums + memory._tree._minima)
     game_starts = 2 * 4 * 84 * 84 * 10_000 / 200  # two whole stacks a game of 200 frames or more
     assert (ring + tree + game_starts) * 100 < 8e9
@@ -257,24 +262,16 @@ def test_cut_ends_running_episodes(following, space, n_step):
 
 
 @pytest.mark.parametrize("priority", [None, PRIORITY])
-@pytest.mark.parametrize("files", [False, True])
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize(
     ("following", "space"), [(vectors, VECTOR), (stacks, STACK), (colours, STACK)]
 )
 @pytest.mark.parametrize("rows", [0, 1, 13, 90])
-def test_a_loaded_memory_goes_on_identically(
-    following, space, rows, n_step, files, priority, tmp_path
-):
-    settings = {
-        "n_step": n_step,
-        "priority": priority,
-        "storage": tmp_path if files else None,
-        "slack": 30,
-    }
+def test_a_loaded_memory_goes_on_identically(following, space, rows, n_step, priority):
+    settings = {"n_step": n_step, "priority": priority}
     first = replay(space, **settings)
     transitions = fill(first, rows, following, space)
-    state = first.state()
+    state = deepcopy(first.state())
     later = [next(transitions) for _ in range(30)]
 
     def go_on(memory):
@@ -294,50 +291,70 @@ def test_a_loaded_memory_goes_on_identically(
     got = go_on(second)
     assert len(got) == len(expected) > 0
     assert all(np.array_equal(x, y) for x, y in zip(got, expected, strict=True))
+    assert same(first.state(), second.state())
 
 
-def test_a_cut_after_the_state_is_undone_by_loading_it(tmp_path):
-    uncut, memory = replay(n_step=3), replay(n_step=3, storage=tmp_path, slack=5)
+@pytest.mark.parametrize(("following", "space"), [(vectors, VECTOR), (glitches, STACK)])
+def test_checkpoints_write_what_is_new_and_load_all(following, space, tmp_path, monkeypatch):
+    """Small pieces, so that there are many; after each checkpoint a memory is made anew."""
+    monkeypatch.setattr("rlhydra.pieces.SMALL", 300)
+    monkeypatch.setattr("rlhydra.pieces.LARGE", 2000)
+    settings = {"capacity": 450, "n_step": 2, "priority": PRIORITY}
+    whole, memory = replay(space, **settings), replay(space, **settings)
+    checkpoints = Checkpoints(tmp_path)
+    transitions = fill(whole, 0, following, space)
+    generator = np.random.default_rng(0)
+    sizes = []
+    for frame in range(30):
+        for transition in itertools.islice(transitions, int(generator.integers(20))):
+            whole.add(transition)
+            memory.add(transition)
+        before = set(tmp_path.glob("rows-*"))
+        checkpoints.save(frame, memory.state())
+        sizes.append(sum(p.stat().st_size for p in set(tmp_path.glob("rows-*")) - before))
+        checkpoints, memory = Checkpoints(tmp_path), replay(space, seed=99, **settings)
+        memory.load(checkpoints.load())
+        assert same(memory.state(), whole.state())
+    files = [path.name for path in tmp_path.glob("rows-*")]
+    named = [Checkpoints(tmp_path)._head(name) for name in ("latest", "previous")]
+    assert set(files) == {p[2] for head in named for row in head["rows"].values() for p in row[2]}
+    assert np.mean(sizes) < whole._arrays.nbytes / 4
+
+
+def test_a_damaged_piece_falls_back_to_the_checkpoint_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhydra.pieces.SMALL", 0)
+    checkpoints, memory = Checkpoints(tmp_path), replay()
+    transitions = fill(memory, 10)
+    for frame in (1, 2):
+        for transition in itertools.islice(transitions, 10):
+            memory.add(transition)
+        checkpoints.save(frame, {"memory": memory.state(), "number": frame})
+    newest = max(tmp_path.glob("rows-*"), key=lambda path: int(path.name.split("-")[1]))
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    loaded = Checkpoints(tmp_path).load()
+    assert loaded is not None and loaded["number"] == 1
+    assert not newest.exists()
+    for path in tmp_path.glob("rows-*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="no checkpoint can be read"):
+        Checkpoints(tmp_path).load()
+
+
+def test_a_cut_after_the_state_is_undone_by_loading_it():
+    uncut, memory = replay(n_step=3), replay(n_step=3)
     transitions = fill(uncut, 50)
     fill(memory, 50)
-    state = memory.state()
+    state = deepcopy(memory.state())
     memory.cut()
-    again = replay(n_step=3, storage=tmp_path, slack=5)
+    again = replay(n_step=3)
     again.load(state)
     for _ in range(2):
         transition = next(transitions)
         uncut.add(transition)
         again.add(transition)
     assert torch.equal(again.sample(256).reward, uncut.sample(256).reward)
-
-
-def test_files_that_went_too_far_or_have_another_size_are_refused(tmp_path):
-    memory = replay(storage=tmp_path, slack=10)
-    transitions = fill(memory, 50)
-    older = memory.state()
-    for _ in range(5):
-        memory.add(next(transitions))
-    newer = memory.state()
-    for _ in range(6):
-        memory.add(next(transitions))
-    again = replay(storage=tmp_path, slack=10)
-    again.load(newer)
-    again.add(next(transitions))  # going back does not bring back what was overwritten
-    with pytest.raises(ConfigError, match="saved at row 50, but its files are at row 61"):
-        replay(storage=tmp_path, slack=10).load(older)
-    with pytest.raises(ConfigError, match="another size"):
-        replay(capacity=90, storage=tmp_path, slack=10)
-
-
-def test_files_of_an_older_run_do_not_matter(tmp_path):
-    fill(replay(STACK, storage=tmp_path), 50, stacks, STACK)
-    anew, fresh = replay(STACK, storage=tmp_path), replay(STACK)
-    for memory in (anew, fresh):
-        fill(memory, 12, stacks, STACK, seed=4)
-    assert torch.equal(anew.sample(256).next_obs, fresh.sample(256).next_obs)
-    again = replay(STACK, storage=tmp_path)
-    again.load(anew.state())
-    assert torch.equal(again.sample(64).obs, anew.sample(64).obs)
 
 
 def test_wrong_use_is_an_error():

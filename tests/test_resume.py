@@ -1,10 +1,13 @@
+import contextlib
 import json
 import random
 
 import pytest
+import torch
 
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.schema import ConfigError
+from rlhydra.session import Session, load_config
 from tests.trials import SMALL, Line, run, settings, start, table, timeless, train, wait_for
 
 OFF_POLICY = (
@@ -76,6 +79,28 @@ def test_interruptions_leave_no_trace(tmp_path, name):
     train(tmp_path / "once", plain)
     assert interrupted(tmp_path / "often", plain, random.Random(0), longest) >= 3
     assert timeless(tmp_path / "often") == timeless(tmp_path / "once")
+
+
+@pytest.mark.parametrize("agent", ["ppo", "ppo_lstm", "a2c", "reinforce", "sarsa", "ddqn_per"])
+def test_where_games_cannot_be_restored_new_ones_begin(tmp_path, agent):
+    plain = settings(
+        f"agent={agent}", "env=gym", "env.id=tests.environments:Drifting-v0", "env.num_envs=4",
+        "env.max_frame=600", *(("agent.n_step=3", *OFF_POLICY) if agent == "ddqn_per" else ()),
+    )  # fmt: skip
+    train(tmp_path, plain, steps=101)
+    before = (tmp_path / "episodes.csv").read_bytes()
+    line = Line()
+    session = Session(load_config(plain), 0, tmp_path, line)
+    with contextlib.closing(session):
+        assert session.run() == "completed"
+    assert any("does not replay exactly" in message.get("note", "") for message in line.told)
+    assert (tmp_path / "episodes.csv").read_bytes().startswith(before)
+    for row in table(tmp_path / "episodes.csv"):  # whole games only: the n-th frame is worth n
+        length = int(row["length"])
+        assert float(row["return"]) == length * (length + 1) / 2
+    if agent == "ddqn_per":
+        batch = session.agent.replay.sample(4096)
+        assert torch.equal(batch.obs[:, 0], batch.next_obs[:, 0]), "games were joined"
 
 
 def test_a_crash_goes_back_to_the_checkpoint_and_cuts_rows_off(tmp_path):

@@ -23,6 +23,7 @@ from rlhydra.net.stochastic import Categorical, Choices, SquashedGaussian, soft_
 from rlhydra.net.temperature import Temperature, default_target_entropy
 from rlhydra.schema import ConfigError
 from tests.identity import Loop, on_identity
+from tests.states import same
 
 NET = NetConfig("auto", (16, 8), "relu", layer_norm=False, shared=False, init="default")
 SPACE = Box(-1, 1, (3,), np.float32)
@@ -47,14 +48,6 @@ def some_batch(size: int, actions: torch.Tensor) -> Batch:
     reward = torch.arange(size, dtype=torch.float32)
     discount = torch.tensor([0.9] * (size - 1) + [0.0])
     return Batch(obs, actions, reward, next_obs, discount, torch.ones(size), np.arange(size))
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, (torch.Tensor, np.ndarray)):
-        return bool((one == other).all())
-    return one == other
 
 
 class TestSquashedGaussian:

@@ -13,7 +13,8 @@ from rlhydra.agent.td3 import TD3, critic_loss, smoothed
 from rlhydra.memory.replay import Batch
 from rlhydra.schema import ConfigError
 from tests.identity import Loop, on_identity
-from tests.test_sac import SHORT, SMALL, same
+from tests.states import same
+from tests.test_sac import SHORT, SMALL
 
 
 def short(name: str = "td3", *overrides: str, seed: int = 0) -> Loop:

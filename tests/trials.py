@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from rlhydra.channel import Channel
 from rlhydra.checkpoint import Checkpoints
+from rlhydra.memory.ring import Rows
 from rlhydra.session import Session, load_config
 from tests.conftest import composed
 
@@ -123,5 +124,9 @@ def _tensors(tree, name=""):
     if isinstance(tree, dict):
         for key, value in tree.items():
             yield from _tensors(value, f"{name}/{key}")
+    elif isinstance(tree, Rows):
+        yield from _tensors(
+            tree.read(tree.start, tree.stop) if tree.stop > tree.start else {}, name
+        )
     elif hasattr(tree, "tolist"):
         yield name, np.asarray(tree)

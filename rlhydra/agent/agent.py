@@ -97,6 +97,9 @@ class Agent(ABC):
     def load(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned, in an agent of the same settings."""
 
+    def cut(self) -> None:  # noqa: B027 - there may be nothing to forget
+        """Forget the running games: they could not be restored, and every copy begins a new one."""
+
     def streams(self) -> dict[str, Any]:
         """Return the state of the streams of randomness, and the count of optimizer steps."""
         return {

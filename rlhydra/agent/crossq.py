@@ -252,6 +252,10 @@ class CrossQ(Agent):
         load_network(self.critics, weights["critics"])
         self.temperature.set(weights["temperature"])
 
+    def cut(self) -> None:
+        """End the running episodes in the memory."""
+        self.replay.cut()
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

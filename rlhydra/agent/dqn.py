@@ -300,6 +300,10 @@ class DQN(Agent):
         load_network(self.net, weights["net"])
         follow(self.target_net, self.net, 1.0)
 
+    def cut(self) -> None:
+        """End the running episodes in the memory."""
+        self.replay.cut()
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

@@ -299,6 +299,12 @@ class PPO(Agent):
         load_network(self.net, weights["net"])
         load_into(self.obs_moments, weights["obs_moments"])
 
+    def cut(self) -> None:
+        """Drop the begun rollout."""
+        self.rollout.clear()
+        if self.reward_scaler is not None:
+            self.reward_scaler.cut()
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

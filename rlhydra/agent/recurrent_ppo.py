@@ -228,6 +228,13 @@ class RecurrentPPO(Agent):
         load_network(self.net, weights["net"])
         load_into(self.obs_moments, weights["obs_moments"])
 
+    def cut(self) -> None:
+        """Drop the begun rollout, and what the network remembers."""
+        self.rollout.clear()
+        self.memory = torch.zeros_like(self.memory)
+        if self.reward_scaler is not None:
+            self.reward_scaler.cut()
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

@@ -194,6 +194,10 @@ class Reinforce(Agent):
         load_network(self.net, weights["net"])
         load_into(self.obs_moments, weights["obs_moments"])
 
+    def cut(self) -> None:
+        """Drop the running episodes."""
+        self.memory.clear()
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

@@ -248,6 +248,10 @@ class SAC(Agent):
         load_network(self.target_critics, weights["critics"])
         self.temperature.set(weights["temperature"])
 
+    def cut(self) -> None:
+        """End the running episodes in the memory."""
+        self.replay.cut()
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

@@ -220,6 +220,11 @@ class Sarsa(Agent):
         load_network(self.net, weights["net"])
         load_into(self.obs_moments, weights["obs_moments"])
 
+    def cut(self) -> None:
+        """Drop the begun rollout, and the actions decided on."""
+        self.rollout.clear()
+        self._decided = torch.full_like(self._decided, -1)
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

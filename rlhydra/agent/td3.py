@@ -232,6 +232,10 @@ class TD3(Agent):
             load_network(net, weights[name])
             load_network(target, weights[name])
 
+    def cut(self) -> None:
+        """End the running episodes in the memory."""
+        self.replay.cut()
+
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""
         return {

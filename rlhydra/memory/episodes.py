@@ -51,6 +51,11 @@ class Episodes:
             bool(last.terminated[copy]),
         )
 
+    def clear(self) -> None:
+        """Forget the unfinished episodes."""
+        self._steps.clear()
+        self._starts[:] = 0
+
     def state(self) -> dict[str, Any]:
         """Return the steps of the unfinished episodes."""
         columns = [np.stack(column) for column in zip(*self._steps, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from rlhydra.memory.storage import Storage
+from rlhydra.memory.ring import BLOCK, Ring, Rows
 
 Array = NDArray[Any]
 Index = NDArray[np.int64]
@@ -32,29 +32,31 @@ class Observations:
     read back exactly: observations that look like stacks and are not only cost more memory.
     """
 
-    def __init__(self, space: Box, stack: int, rows: int, num_envs: int, storage: Storage) -> None:
+    def __init__(self, space: Box, stack: int, num_envs: int, ring: Ring) -> None:
         self.shape = space.shape
         floating = np.issubdtype(space.dtype, np.floating)
         self.dtype = np.dtype(np.float32) if floating else np.dtype(space.dtype)
         self.stack = stack
         self._frame = space.shape[1:] if stack > 1 else space.shape
-        self._rows, self._num_envs = rows, num_envs
-        self._frames = storage.array("frames", (rows, num_envs, *self._frame), self.dtype)
+        self._rows, self._num_envs = ring.rows, num_envs
+        self._frames = ring.array("frames", (num_envs, *self._frame), self.dtype)
         self._frame_list = self._frames.reshape(-1, *self._frame)
         # Of each row: its successor's entry in the side table, or -1 where that is the next row.
-        self._exit = storage.array("exit", (rows, num_envs), np.int64)
+        self._exit = ring.array("exit", (num_envs,), np.int64)
         self._exit_list = self._exit.reshape(-1)
         # Of each row: how many entries there were after it was written.
-        self._mark = storage.array("mark", (rows,), np.int64)
+        self._mark = ring.array("mark", (), np.int64)
         # Entries are numbered in time order; number e lies at e % len(table), old ones are dropped.
         self._table = np.zeros((max(64, 2 * num_envs), self.stack, *self._frame), self.dtype)
         self._low = self._high = 0
         self._open = np.ones(num_envs, np.bool_)  # the next row may not follow the last one
+        self._ahead = [self._frames]  # where the row after the last is written already
         if self.stack > 1:
             # Of each row: the rows before it that its stack continues (up to stack - 1), and, where
             # that is 0, the entry of its stack.
-            self._age = storage.array("age", (rows, num_envs), np.uint8)
-            self._start = storage.array("start", (rows, num_envs), np.int64)
+            self._age = ring.array("age", (num_envs,), np.uint8)
+            self._start = ring.array("start", (num_envs,), np.int64)
+            self._ahead += [self._age, self._start]
             self._lags = np.arange(self.stack - 1, -1, -1, dtype=np.uint8)
             self._steps = self._lags.astype(np.int64) * num_envs
 
@@ -105,39 +107,34 @@ class Observations:
             out[left] = entries.reshape(-1, *self.shape)
 
     def state(self, row: int, oldest: int) -> dict[str, Any]:
-        """Return what the ring's arrays do not hold; `row` is the number of the next row."""
-        slot = row % self._rows
+        """Return what the ring's rows below `row` do not hold; those below `oldest` are done."""
         self._drop(oldest)
-        state: dict[str, Any] = {
-            "low": self._low,
-            "high": self._high,
-            "table": self._table[np.arange(self._low, self._high) % len(self._table)],
+        return {
+            "entries": Rows(self._low, self._high, self._entries),
             "open": self._open.copy(),
-            # The next row is rewritten when it begins an episode, maybe before a later load.
-            "frames": self._frames[slot].copy(),
+            "next": [array[row % self._rows].copy() for array in self._ahead],
         }
-        if self.stack > 1:
-            state |= {"age": self._age[slot].copy(), "start": self._start[slot].copy()}
-        return state
 
     def load(self, state: dict[str, Any], row: int) -> None:
-        """Continue from `state`, after the ring's arrays were put back."""
-        slot = row % self._rows
-        self._low, self._high = state["low"], state["high"]
+        """Continue from `state`, after the ring's rows below `row` were put back."""
+        for array, values in zip(self._ahead, state["next"], strict=True):
+            array[row % self._rows] = values
+        entries: Rows = state["entries"]
+        self._low, self._high = entries.start, entries.stop
         live = self._high - self._low
         if live > len(self._table):
             self._table = np.zeros((live + live // 2, *self._table.shape[1:]), self.dtype)
-        self._table[np.arange(self._low, self._high) % len(self._table)] = state["table"]
+        for first in range(self._low, self._high, BLOCK):
+            values = entries.read(first, min(first + BLOCK, self._high))["table"]
+            self._table[np.arange(first, first + len(values)) % len(self._table)] = values
         self._open[:] = state["open"]
-        self._frames[slot] = state["frames"]
-        self._exit[slot - 1] = -1
-        if self.stack > 1:
-            self._age[slot], self._start[slot] = state["age"], state["start"]
+
+    def _entries(self, first: int, last: int) -> dict[str, Array]:
+        return {"table": self._table[np.arange(first, last) % len(self._table)]}
 
     def _begin(self, row: int, obs: Array, oldest: int) -> None:
         slot = row % self._rows
-        if row == 0 and self.stack > 1:  # nothing came before, but files may hold an older ring
-            self._age[0] = 0
+        if row == 0 and self.stack > 1:  # nothing came before: an entry of zeros
             self._start[0] = self._remember(self._table[: self._num_envs], oldest)
         copies = self._open.nonzero()[0]
         start = obs[copies].astype(self.dtype)
@@ -158,6 +155,7 @@ class Observations:
 
     def _shift(self, slot: int, after: int, obs: Array, next_obs: Array, oldest: int) -> None:
         np.minimum(self._age[slot] + 1, self.stack - 1, out=self._age[after], casting="unsafe")
+        self._start[after] = -1  # not what an older row left here
         if not np.array_equal(next_obs[:, :-1], obs[:, 1:]):
             wrong = (next_obs[:, :-1] != obs[:, 1:]).reshape(self._num_envs, -1).any(1)
             self._age[after, wrong] = 0

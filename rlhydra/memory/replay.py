@@ -10,7 +10,6 @@ that the weight of a transition does not depend on its neighbours.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlhydra.memory.observations import Observations, stack_depth
-from rlhydra.memory.storage import Storage
+from rlhydra.memory.ring import Ring, Rows
 from rlhydra.memory.sum_tree import SumTree
 from rlhydra.schema import ConfigError
 
@@ -67,8 +66,6 @@ class Replay:
         generator: draws the batches.
         stacked: whether observations are stacks of frames (stack, H, W), kept as single frames;
             None: uint8 images with at most 16 channels in front are. An error costs only memory.
-        storage: a folder for the ring as memory-mapped files, which `state` then does not copy.
-        slack: vector steps after a `state` during which files still hold all that it needs.
     """
 
     def __init__(
@@ -83,8 +80,6 @@ class Replay:
         priority: Priority | None = None,
         generator: np.random.Generator,
         stacked: bool | None = None,
-        storage: Path | None = None,
-        slack: int = 0,
     ) -> None:
         if capacity < num_envs:
             raise ConfigError(
@@ -93,21 +88,19 @@ class Replay:
         if priority and priority.epsilon <= 0:
             raise ConfigError("epsilon", f"expected a priority above 0, got {priority.epsilon}")
         self.capacity = capacity // num_envs * num_envs
-        self._num_envs, self._n_step, self._slack = num_envs, n_step, slack
+        self._num_envs, self._n_step = num_envs, n_step
         self._window = capacity // num_envs  # rows to draw from
         stack = stack_depth(obs_space, stacked)
         # Beside them: unfinished n-step windows, the next row, older frames and the entries' marks.
-        self._ring = self._window + n_step + stack + 1 + slack
+        self._ring = self._window + n_step + stack + 1
         self._row = 0  # number of the next row
-        self._reach = 0  # the greatest it ever was: how far the ring was overwritten
-        self._storage = store = Storage(storage)
-        self._obs = Observations(obs_space, stack, self._ring, num_envs, store)
+        self._arrays = ring = Ring(self._ring)
+        self._obs = Observations(obs_space, stack, num_envs, ring)
         shape, dtype = action_space.shape or (), action_space.dtype or np.dtype(np.int64)
         dtype = np.float32 if np.issubdtype(dtype, np.floating) else np.int64
-        self._action = store.array("action", (self._ring, num_envs, *shape), dtype)
-        self._reward = store.array("reward", (self._ring, num_envs), np.float32)
-        self._end = store.array("end", (self._ring, num_envs), np.uint8)
-        self._written = store.array("written", (1,), np.int64)
+        self._action = ring.array("action", (num_envs, *shape), dtype)
+        self._reward = ring.array("reward", (num_envs,), np.float32)
+        self._end = ring.array("end", (num_envs,), np.uint8)
         self._action_list = self._action.reshape(-1, *shape)
         self._reward_list, self._end_list = self._reward.reshape(-1), self._end.reshape(-1)
         self._powers = np.power(gamma, np.arange(n_step + 1)).astype(np.float32)
@@ -131,8 +124,6 @@ class Replay:
         terminated, ended = transition.terminated, self._ended
         np.logical_or(terminated, transition.truncated, out=ended)
         self._row += 1
-        if self._row > self._reach:
-            self._reach = self._written[0] = self._row
         self._action[slot] = transition.action
         self._reward[slot] = transition.reward
         np.add(terminated, ended, out=self._end[slot], dtype=np.uint8)
@@ -181,37 +172,28 @@ class Replay:
         self._tree.update(index, priority)
 
     def state(self) -> dict[str, Any]:
-        """Return all that `load` needs: copies, without the ring where that lies in files."""
+        """Return all that `load` needs; the rows are to be copied before the next `add`."""
+        row, oldest = self._row, self._oldest
+        last = max(0, row - 1)  # it may still be cut, or get another successor
         state: dict[str, Any] = {
-            "row": self._row,
-            "ring": self._storage.state(min(self._row + 1, self._ring)),
-            "obs": self._obs.state(self._row, self._oldest),
-            "end": self._end[self._row % self._ring - 1].copy(),  # `cut` may change it
+            "row": row,
+            "rows": Rows(min(last, max(0, oldest - self._obs.stack)), last, self._arrays.read),
+            "last": self._arrays.read(last, row),
+            "obs": self._obs.state(row, oldest),
             "generator": self._generator.bit_generator.state,
         }
         if self._tree is not None:
-            used = min(self._row, self._ring) * self._num_envs
+            used = min(row, self._ring) * self._num_envs
             state["priorities"] = self._tree.priorities[:used].copy()
             state["greatest"] = self._greatest
         return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned, in a memory of the same settings.
-
-        Raises:
-            ConfigError: when files no longer hold what the state needs.
-        """
-        row = state["row"]
-        self._storage.load(state["ring"])
-        self._row, self._reach = row, int(self._written[0])
-        if self._storage.folder is not None and not 0 <= self._reach - row <= self._slack:
-            raise ConfigError(
-                str(self._storage.folder),
-                f"the replay memory was saved at row {row}, but its files are at row "
-                f"{self._reach} and go back {self._slack} rows; use a newer checkpoint",
-            )
-        self._obs.load(state["obs"], row)
-        self._end[row % self._ring - 1] = state["end"]
+        """Continue from what `state` returned, in a memory of the same settings."""
+        self._row = state["row"]
+        self._arrays.load(state["rows"])
+        self._arrays.write(state["rows"].stop, state["last"])
+        self._obs.load(state["obs"], self._row)
         self._generator.bit_generator.state = state["generator"]
         if self._tree is not None:
             self._tree.fill(state["priorities"])

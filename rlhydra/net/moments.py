@@ -68,6 +68,10 @@ class RewardScaler:
         scaled = reward / np.sqrt(self._moments.variance + 1e-8)
         return np.clip(scaled, -10.0, 10.0).astype(np.float32)
 
+    def cut(self) -> None:
+        """Let the next rewards begin new episodes."""
+        self._returns = np.zeros_like(self._returns)
+
     def state(self) -> dict[str, Any]:
         """Return what `load` needs."""
         return {"returns": self._returns, "moments": self._moments.state()}
