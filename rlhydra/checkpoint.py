@@ -64,10 +64,13 @@ class Checkpoints:
         except OSError:
             self._remove(written - in_use)
             raise
-        if latest.exists():
+        older = self._generations
+        if older and head["file"] in older[0]:  # the same state again: one generation
+            older = older[1:]
+        elif latest.exists():
             latest.replace(previous)
         ready.replace(latest)
-        self._generations = [_named(head), *self._generations[:1]]
+        self._generations = [_named(head), *older[:1]]
         self._pieces = pieces
         self._remove(in_use - set[str]().union(*self._generations))
 
@@ -119,6 +122,14 @@ class Checkpoints:
             heads[1].replace(heads[0])  # or the next save would make the damaged one `previous`
         self._tidy()
         return state
+
+    def has_best(self) -> bool:
+        """Return whether there are best weights that can be read."""
+        try:
+            self.read(self.folder / "best.json")
+        except ConfigError:
+            return False
+        return True
 
     @staticmethod
     def read(path: Path) -> dict[str, Any]:

@@ -213,7 +213,10 @@ class Sessions:
         if "note" in message:
             progress.note(f"session {state.index}: {message['note']}")
         if "row" in message and self._judge is not None and self._deadline is None:
-            self.pruned = self._judge.report(state.index, *message["row"])
+            try:
+                self.pruned = self._judge.report(state.index, *message["row"])
+            except OSError as error:  # a full disk: the next row brings this one along
+                progress.note(f"the study could not be told of a score: {error}")
             if self.pruned:
                 self.stop(signal.SIGTERM)
         if message["state"] == "running":

@@ -84,6 +84,9 @@ class Session:
         log_state = None if saved is None else saved["log"]
         self.log = Log(folder, self.agent.metrics, log_state, self._warn)
         self.games = Games(folder, None if saved is None else saved["games"])
+        if self.log.best_return is not None and not self.checkpoints.has_best():
+            self._warn("the best weights are damaged: the next evaluation's take their place")
+            self.log.best_return = None
         if saved is None:
             if config.agent.init_from is not None:
                 start_from(self.agent, Path(config.agent.init_from))

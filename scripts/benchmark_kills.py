@@ -1,11 +1,13 @@
-"""Kill short runs at random moments, go on, and count what was torn, lost or left over.
+"""Kill short runs at random moments, damage their files, go on, and count what was lost.
 
-    python scripts/benchmark_kills.py --kills 200
+    python scripts/benchmark_kills.py --kills 200 --damages 50
 
 Each session is a fork of this process, which has imported everything: it starts at once, and so
 most kills meet it at work, many of them while it writes (a checkpoint at each evaluation). It goes
 on in the same folder until it is done; then its rows and parameters are compared with those of a
-run that was left alone. TMPDIR=/dev/shm spares the disk.
+run that was left alone. Then a file of an interrupted run is cut off or a bit of it flipped, at
+random: the run has to end with that same result, or to be refused with an error that says why.
+TMPDIR=/dev/shm spares the disk.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rlhydra.channel import Channel
 from rlhydra.checkpoint import GENERATIONS, Checkpoints
 from rlhydra.composition import CONF, register
 from rlhydra.files import WRITING
+from rlhydra.memory.ring import Rows
 from rlhydra.schema import ConfigError
 from rlhydra.session import Session, load_config
 
@@ -41,12 +44,14 @@ SMALL = [
     "env.max_frame=2000",
 ]
 TIMES = ("wall_time", "fps")
+REFUSED = 3  # exit code of a session that ended with a clear error
 
 
 def main() -> int:
     """Run the benchmark; return 1 where anything was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--damages", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=1.5, help="seconds of work until a kill")
     parser.add_argument("overrides", nargs="*", help="such as agent=dqn env=acrobot")
@@ -70,7 +75,10 @@ def main() -> int:
             elif outcome(folder) != reference:
                 faults.append("a run that was killed differs from the one left alone")
             shutil.rmtree(folder)
-    print(f"{kills} kills in {runs} runs; {len(faults)} faults")
+        print(f"{kills} kills in {runs} runs", flush=True)
+        endings = damage_and_go_on(root, plain, reference, given.damages, generator, faults)
+    print(", ".join(f"{count} damages {ending}" for ending, count in endings.items()))
+    print(f"{len(faults)} faults")
     for fault in sorted(set(faults)):
         print(f"  {faults.count(fault)} x {fault}")
     return int(bool(faults))
@@ -101,6 +109,47 @@ def kill_until_done(
     return wait(session(folder, plain)) == 0, len(moments)
 
 
+def damage_and_go_on(
+    root: Path,
+    plain: dict[str, Any],
+    reference: tuple[Any, ...],
+    damages: int,
+    generator: random.Random,
+    faults: list[str],
+) -> dict[str, int]:
+    """Damage a file of an interrupted run and go on, so many times; count how that ended."""
+    endings = {"changed nothing in the end": 0, "were refused": 0}
+    steps = plain["env"]["max_frame"] // plain["env"]["num_envs"]
+    wait(session(root / "interrupted", plain, steps * 2 // 3))
+    for _ in range(damages):
+        folder = root / "damaged"
+        shutil.copytree(root / "interrupted", folder)
+        kept = ("checkpoints/*.json", "checkpoints/*.safetensors", "*.csv")
+        files = sorted(path for pattern in kept for path in folder.glob(pattern))
+        done = damage(generator.choice(files), generator)
+        code = wait(session(folder, plain))
+        if code == REFUSED:
+            endings["were refused"] += 1
+        elif code == 0 and outcome(folder) == reference:
+            endings["changed nothing in the end"] += 1
+        else:
+            faults.append(f"{done}: exit code {code}, and not the result of the run left alone")
+        shutil.rmtree(folder)
+    return endings
+
+
+def damage(path: Path, generator: random.Random) -> str:
+    """Cut off or flip something at random; return what was done."""
+    data = bytearray(path.read_bytes())
+    place = generator.randrange(len(data))
+    if generator.random() < 0.5:
+        path.write_bytes(data[:place])
+        return f"{path.name} cut off at {place}"
+    data[place] ^= 1 << generator.randrange(8)
+    path.write_bytes(data)
+    return f"a bit of {path.name} flipped at {place}"
+
+
 def wait_for_work(child: int, seconds: float) -> None:
     """Wait until a child has worked so long, however busy the machine is, and a moment more."""
     ticks = seconds * os.sysconf("SC_CLK_TCK")
@@ -112,20 +161,39 @@ def wait_for_work(child: int, seconds: float) -> None:
     time.sleep(seconds % 0.02)  # also while it waits for the disk
 
 
-def session(folder: Path, plain: dict[str, Any]) -> int:
-    """Fork a process that trains; return its number."""
+class Steps(Channel):
+    """Stops the session after so many steps."""
+
+    def __init__(self, steps: int | None) -> None:
+        super().__init__(os.open(os.devnull, os.O_WRONLY))
+        self.left = steps
+
+    @property
+    def stopped(self) -> bool:
+        """Count a step, and tell whether it was the last."""
+        if self.left is not None:
+            self.left -= 1
+        return self.left == 0
+
+    @stopped.setter
+    def stopped(self, _: bool) -> None: ...
+
+
+def session(folder: Path, plain: dict[str, Any], steps: int | None = None) -> int:
+    """Fork a process that trains; return its number. It ends with REFUSED on a clear error."""
     child = os.fork()
     if child:
         return child
     code = 1
     with contextlib.suppress(Exception):
         folder.mkdir(parents=True, exist_ok=True)
-        channel = Channel(os.open(os.devnull, os.O_WRONLY))
+        channel = Steps(steps)
         try:
             trained = Session(load_config(plain), 0, folder, channel)
             with contextlib.closing(trained):
                 code = int(trained.run() != "completed")
         except ConfigError as error:
+            code = REFUSED
             print(error, file=sys.stderr)
     os._exit(code)
 
@@ -164,9 +232,21 @@ def outcome(folder: Path) -> tuple[Any, ...]:
         rows.append([[line[place] for place in kept] for line in (header, *lines)])
     agent = Checkpoints.read(folder / "checkpoints" / "latest.json")["agent"]
     names = [path.name for path in folder.rglob("*") if path.is_file()]
-    leftovers = [name for name in names if name.endswith(WRITING)]
-    tensors = [name for name in names if name.endswith(".safetensors")]
-    return rows, json.dumps(agent, default=lambda value: value.tolist()), leftovers, len(tensors)
+    named = "".join(path.read_text() for path in (folder / "checkpoints").glob("*.json"))
+    leftovers = [
+        name
+        for name in names
+        if name.endswith(WRITING) or (name.endswith(".safetensors") and name not in named)
+    ]
+    return rows, json.dumps(agent, default=plain_values), leftovers
+
+
+def plain_values(value: Any) -> Any:
+    """Return an array, or all rows of a growing one, as lists."""
+    if isinstance(value, Rows):
+        arrays = value.read(value.start, value.stop)
+        return {name: array.tolist() for name, array in arrays.items()}
+    return value.tolist()
 
 
 if __name__ == "__main__":

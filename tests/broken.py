@@ -2,6 +2,7 @@
 
 A session takes its plan from `env.fault`: where it strikes (`point`), the how-many-th time (`at`),
 how (`kind`), in which `session`, and with a `marker` file once only, so that another try passes.
+The point "study" lies in the trial's own process, where a score is reported.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import rlhydra.asha
 import rlhydra.checkpoint
 import rlhydra.files
 from rlhydra.env.gym import GymEnvironment, GymEnvironmentConfig
@@ -24,6 +26,14 @@ from rlhydra.env.gym import GymEnvironment, GymEnvironmentConfig
 @dataclass(frozen=True)
 class BrokenEnvironmentConfig(GymEnvironmentConfig):
     fault: dict[str, Any]
+
+    def __post_init__(self):
+        if self.fault["point"] == "study" and not _armed:
+            _armed.append(fault := Fault(**self.fault))
+            _patch(rlhydra.asha.Judge, "_judge", "study", fault)
+
+
+_armed: list[Any] = []  # in this process
 
 
 class Fault:
@@ -65,6 +75,7 @@ class BrokenEnvironment(GymEnvironment):
         if training:
             self.fault.pass_by("start")
             _patch(rlhydra.checkpoint, "write_beside", "checkpoint", self.fault)
+            _patch(rlhydra.files, "write_beside", "tensors", self.fault)
             _patch(rlhydra.files.Growing, "append", "row", self.fault)
         super().__init__(cfg, num_envs, seed, training=training, **kwargs)
 

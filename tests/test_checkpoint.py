@@ -60,6 +60,17 @@ def test_two_generations_and_the_best_are_kept_and_nothing_else(folder):
     assert Checkpoints.read(folder / "best.json")["number"] == 2
 
 
+def test_the_same_state_saved_twice_is_one_generation(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.load()
+    checkpoints.save(3, state(3))
+    assert Checkpoints.read(folder / "latest.json")["number"] == 3
+    assert Checkpoints.read(folder / "previous.json")["number"] == 2
+    checkpoints.save(4, state(4))
+    assert Checkpoints.read(folder / "previous.json")["number"] == 3
+    assert len(list(folder.glob("state-*"))) == 2
+
+
 def test_weights_that_are_kept_outlive_better_ones(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for number in (1, 2, 3):

@@ -138,6 +138,17 @@ def test_a_damaged_latest_state_changes_nothing_in_the_end(tmp_path, caplog):
     assert timeless(tmp_path / "damaged") == timeless(tmp_path / "once")
 
 
+def test_damaged_best_weights_are_replaced(tmp_path):
+    plain = settings()
+    train(tmp_path, plain, steps=200)
+    (best,) = (tmp_path / "checkpoints").glob("weights-*")
+    best.write_bytes(best.read_bytes()[:-1])
+    line = Line()
+    train(tmp_path, plain, channel=line)
+    assert any("best weights are damaged" in message.get("note", "") for message in line.told)
+    assert Checkpoints(tmp_path / "checkpoints").has_best()
+
+
 def test_rows_without_a_checkpoint_are_no_new_start(tmp_path):
     plain = settings()
     train(tmp_path, plain, steps=100)
