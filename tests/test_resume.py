@@ -27,12 +27,12 @@ FAST = {
     ),
     "ppo-pendulum": (("env=pendulum",), 150),
     "ddqn_per": (("agent=ddqn_per", *OFF_POLICY), 150),
+}
+SLOW = {
     "sac-pendulum": (
         ("agent=sac", "env=pendulum", *OFF_POLICY, "env.max_frame=1000"),
         50,
     ),
-}
-SLOW = {
     "a2c": (("agent=a2c", "agent.normalise_obs=true"), 150),
     "reinforce": (("agent=reinforce",), 150),
     "sarsa": (("agent=sarsa",), 150),
@@ -81,7 +81,7 @@ def test_interruptions_leave_no_trace(tmp_path, name):
     assert timeless(tmp_path / "often") == timeless(tmp_path / "once")
 
 
-@pytest.mark.parametrize("agent", ["ppo", "ppo_lstm", "a2c", "reinforce", "sarsa", "ddqn_per"])
+@pytest.mark.parametrize("agent", ["ppo_lstm", "reinforce", "sarsa", "ddqn_per"])
 def test_where_games_cannot_be_restored_new_ones_begin(tmp_path, agent):
     plain = settings(
         f"agent={agent}", "env=gym", "env.id=tests.environments:Drifting-v0", "env.num_envs=4",
