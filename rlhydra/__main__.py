@@ -6,6 +6,7 @@ from typing import Any
 import hydra
 
 from rlhydra.choices import check_choices
+from rlhydra.completion import module_script
 from rlhydra.composition import CONF, register
 from rlhydra.experiment import fail, run_job
 from rlhydra.schema import ConfigError
@@ -19,6 +20,10 @@ def job(composed: Any) -> float | None:
 
 def main() -> None:
     """Run the command line."""
+    script = module_script(sys.argv)
+    if script is not None:
+        print(script)
+        return
     register()
     try:
         check_choices(sys.argv[1:], CONF)
