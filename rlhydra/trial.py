@@ -34,7 +34,7 @@ from rlhydra.processes import Judge, Sessions, SessionState
 from rlhydra.provenance import git_commit, versions
 from rlhydra.record import read_trial
 from rlhydra.report import write_report
-from rlhydra.resources import available_cores, available_gpus, share
+from rlhydra.resources import SHARED_FILE, available_cores, available_gpus, share
 from rlhydra.schema import ConfigError
 
 log = logging.getLogger(__name__)
@@ -154,12 +154,19 @@ class Trial:
             seed=self.config.seed,
             max_frame=env.max_frame,
             num_envs=env.num_envs,
+            common_clock=bool(self.config.meta.distributed),
             device=f"cuda {','.join(self.share.gpus)}" if self.share.gpus else "cpu",
             cores=available_cores(),
             folder=self.folder,
             resumed=self._resumed,
         )
-        with Progress(len(self.states), env.max_frame, mode, console=console) as progress:
+        with Progress(
+            len(self.states),
+            env.max_frame,
+            mode,
+            console=console,
+            common_clock=bool(self.config.meta.distributed),
+        ) as progress:
             for state in self.states:
                 if state not in waiting:
                     progress.update(state.index, state=state.status, frame=state.frame)
@@ -231,6 +238,8 @@ class Trial:
             self.objective = self.metrics[self.config.meta.metric]["mean"]
         self.status = status
         self._write()
+        if status in ("completed", "pruned"):
+            (self.folder / SHARED_FILE).unlink(missing_ok=True)
         try:
             self._write_hyperparameters()
             write_report(self.folder)

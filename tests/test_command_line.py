@@ -44,8 +44,6 @@ WRONG = {
     "seed=-1": r"seed: expected a number >= 0",
     # choices
     "meta.distributed=true": r"meta\.distributed: expected one of false, shared, synced",
-    "meta.distributed=shared": r"meta\.distributed: shared is not available yet.*use false",
-    "meta.distributed=synced": r"meta\.distributed: synced is not available yet.*use false",
     "meta.keep=some": r"meta\.keep: expected one of latest, all; got 'some'",
     "meta.metric=reward": r"meta\.metric: expected one of final_return",
     "agent.net.activation=swish": r"agent\.net\.activation: expected one of",
@@ -78,6 +76,23 @@ def test_a_wrong_command_line_names_its_fault_and_writes_nothing(wrong, command_
     assert not list(tmp_path.iterdir())
     if err.startswith("rlhydra: "):
         assert len(err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("agent=crossq", r"meta\.distributed: .* parameters of CrossQ; use false"),
+        ("agent=random", r"meta\.distributed: .* parameters of Random; use false"),
+        ("agent.optimizer.name=SGD", r"optimizer\.name: .* state of SGD .*; use Adam or RMSprop"),
+        ("agent.optimizer.name=AdamW", r"optimizer\.name: .* state of AdamW .*; use Adam or"),
+        ("+agent.optimizer.kwargs.amsgrad=true", r"kwargs\.amsgrad: .* where Adam takes betas"),
+    ],
+)
+def test_what_sessions_cannot_share_is_refused(wrong, message, command_line, tmp_path):
+    code, _, err = command_line("meta.distributed=shared", wrong)
+    assert code == 1
+    assert re.search(message, err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_agent_that_cannot_act_in_the_action_space_is_refused(command_line, tmp_path):

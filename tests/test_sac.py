@@ -16,11 +16,11 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 from rlhydra.agent.agent import Diverged
 from rlhydra.agent.offpolicy import crossed
 from rlhydra.agent.sac import SAC, critic_loss
+from rlhydra.agent.temperature import Temperature, default_target_entropy
 from rlhydra.config import NetConfig, OptimizerConfig
 from rlhydra.memory.replay import Batch
 from rlhydra.net.critics import Critics, follow, taken
 from rlhydra.net.stochastic import Categorical, Choices, SquashedGaussian, soft_value
-from rlhydra.net.temperature import Temperature, default_target_entropy
 from rlhydra.schema import ConfigError
 from tests.identity import Loop, on_identity
 from tests.states import same

@@ -11,7 +11,12 @@ from tests.trials import SMALL, run, settings, timeless, train
 
 BROKEN = ("env._target_=tests.broken.BrokenEnvironment",)
 META = SimpleNamespace(
-    max_session=4, num_cpus=None, num_gpus=None, search_resources=None, search_scheduler=None
+    max_session=4,
+    distributed=False,
+    num_cpus=None,
+    num_gpus=None,
+    search_resources=None,
+    search_scheduler=None,
 )
 
 
@@ -41,6 +46,7 @@ def resources(cpu=None, gpu=None):
         ({"max_session": 1, "num_cpus": 8}, 4, (1, 4)),
         ({"num_cpus": 1, "search_resources": resources(cpu=2)}, 16, (2, 1)),
         ({"num_cpus": 2, "search_resources": resources(gpu=0.5)}, 16, (2, 1)),
+        ({"num_cpus": 8, "distributed": "shared"}, 16, (4, 2)),
     ],
 )
 def test_sessions_and_threads_fit_the_cores(settings, cores, expected):
@@ -58,11 +64,16 @@ def test_sessions_and_threads_fit_the_cores(settings, cores, expected):
         ({"num_gpus": 1}, "01", ["0", "0", "0", "0"]),
         ({"num_gpus": 0}, "01", ["", "", "", ""]),
         ({"search_resources": resources(gpu=0.125)}, "01", ["0", "0", "0", "0"]),
+        ({"distributed": "synced"}, "01", ["", "", "", ""]),
     ],
 )
 def test_gpus_are_dealt_out_evenly(settings, gpus, expected):
     dealt = share(meta(**settings), 4, tuple(gpus))
     assert [dealt.environment(k)["CUDA_VISIBLE_DEVICES"] for k in range(4)] == expected
+
+
+def test_sessions_that_train_one_learner_run_side_by_side():
+    assert share(meta(distributed="synced"), 2, ()) == Share(4, 1, ())
 
 
 def test_gpus_that_others_may_not_see_do_not_exist(monkeypatch):

@@ -17,6 +17,7 @@ Deviations from the paper, with their reasons:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -27,7 +28,15 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from rlhydra.agent.agent import Agent, Array, copy_of, load_into, load_network, state_of
+from rlhydra.agent.agent import (
+    Agent,
+    Array,
+    Shareable,
+    copy_of,
+    load_into,
+    load_network,
+    state_of,
+)
 from rlhydra.agent.descent import Descent
 from rlhydra.clock import Clock
 from rlhydra.config import AgentConfig, NetConfig, OptimizerConfig, Scheduled
@@ -46,6 +55,7 @@ class A2CConfig(AgentConfig):
     """Settings of A2C."""
 
     actions: ClassVar = ("discrete", "multidiscrete", "box")
+    sharing: ClassVar = "copy"
 
     gamma: Annotated[float, Fraction]
     lam: Annotated[float, Fraction]  # GAE's lambda; 1: n-step returns, n the horizon
@@ -212,6 +222,11 @@ class A2C(Agent):
         self.rollout.clear()
         if self.reward_scaler is not None:
             self.reward_scaler.cut()
+
+    def shared(self) -> Sequence[Shareable]:
+        """Return what sessions can have in common."""
+        parts = self.descent, self.obs_moments, self.reward_scaler
+        return [part for part in parts if part is not None]
 
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -21,6 +23,18 @@ Array = NDArray[Any]
 
 class Diverged(Exception):  # noqa: N818 - an outcome of training, not a mistake
     """A loss or gradient is no longer finite: going on would only destroy the parameters."""
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Return what an update measured.
+
+    Raises:
+        Diverged: where a loss is not finite, of an agent that did not look itself.
+    """
+    for name, value in metrics.items():
+        if name.startswith("loss/") and not math.isfinite(value):
+            raise Diverged(f"{name} is {value:g}")
+    return metrics
 
 
 class Agent(ABC):
@@ -100,6 +114,13 @@ class Agent(ABC):
     def cut(self) -> None:  # noqa: B027 - there may be nothing to forget
         """Forget the running games: they could not be restored, and every copy begins a new one."""
 
+    def shared(self) -> Sequence[Shareable | nn.Module]:
+        """Return what sessions have in common under `meta.distributed`.
+
+        Descents, running statistics, target networks, in the same order each time.
+        """
+        return ()
+
     def streams(self) -> dict[str, Any]:
         """Return the state of the streams of randomness, and the count of optimizer steps."""
         return {
@@ -113,6 +134,18 @@ class Agent(ABC):
         self.generator.set_state(state["generator"].cpu())
         self.rng.bit_generator.state = state["rng"]
         self.opt_step = state["opt_step"]
+
+
+class Shareable(Protocol):
+    """A part of an agent that can lie in memory which other processes change too."""
+
+    def shared(self) -> list[Tensor]:
+        """Return its numbers as they are."""
+        ...
+
+    def share(self, tensors: Sequence[Tensor], *, live: bool) -> None:
+        """Go on with `tensors` in their place; not `live`: what acts changes with a step only."""
+        ...
 
 
 class Stateful(Protocol):

@@ -38,6 +38,7 @@ from rlhydra.agent.offpolicy import (
     on_device,
     random_actions,
 )
+from rlhydra.agent.temperature import Temperature, default_target_entropy
 from rlhydra.clock import Clock
 from rlhydra.config import AgentConfig, EnvConfig, NetConfig, OptimizerConfig, Scheduled
 from rlhydra.env.environment import Transition
@@ -45,7 +46,6 @@ from rlhydra.memory.replay import Batch, Replay
 from rlhydra.net.batch_renorm import BatchRenorm, renormed_network
 from rlhydra.net.critics import Critics, taken
 from rlhydra.net.stochastic import policy_for, soft_value
-from rlhydra.net.temperature import Temperature, default_target_entropy
 from rlhydra.schedule import value_at
 from rlhydra.schema import ConfigError, Fraction, NonNegative, Positive, Range
 
@@ -181,7 +181,7 @@ class CrossQ(Agent):
         self.frame = clock.frame
         if clock.frame < cfg.learning_starts or not len(self.replay):
             return {}
-        updates = crossed(clock.frame, self.num_envs, cfg.train_frequency) * cfg.updates_per_train
+        updates = crossed(clock.own, self.num_envs, cfg.train_frequency) * cfg.updates_per_train
         if not updates:
             return {}
         lr = value_at(cfg.lr, clock.frame, clock.max_frame)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from rlhydra.agent.agent import Diverged
 from rlhydra.config import OptimizerConfig
+
+# Of the optimizers that sessions can share, what they keep beside the count of steps.
+MOMENTS = {"Adam": ("exp_avg", "exp_avg_sq"), "RMSprop": ("square_avg",)}
 
 
 class Descent:
@@ -33,9 +37,9 @@ class Descent:
         self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
         self.gradient = torch.zeros_like(self.vector)
         self.vector.grad = self.gradient
-        pieces = self.vector.detach().split([p.numel() for p in self.parameters])
-        for parameter, piece in zip(self.parameters, pieces, strict=True):
-            parameter.data = piece.view(parameter.shape)
+        lay_out(self.parameters, self.vector.detach())
+        self._name = cfg.name
+        self._own: Tensor | None = None  # what the parameters are, where not the shared ones
         fused = {"fused": True} if cfg.name in ("Adam", "AdamW", "SGD") else {}
         cls = getattr(torch.optim, cfg.name)
         self._optimizer: torch.optim.Optimizer = cls([self.vector], lr=lr, **fused, **cfg.kwargs)
@@ -55,7 +59,7 @@ class Descent:
         """Go one step of size `lr` down the gradient of `loss`, scaled down to `max_grad_norm`.
 
         Raises:
-            Diverged: where the gradient is not finite; the parameters are as they were.
+            Diverged: where the loss or its gradient is not finite; the parameters are as they were.
         """
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         torch.cat([g.reshape(-1) for g in gradients], out=self.gradient)
@@ -63,9 +67,9 @@ class Descent:
 
     def descend(self, loss: Tensor | float, lr: float) -> None:
         """Go one step down the `gradient` that the caller has written, as `step` does."""
-        norm = self.gradient.dot(self.gradient).item() ** 0.5
-        if not math.isfinite(norm):
-            raise Diverged(f"the loss is {float(loss):g}, the norm of its gradient {norm:g}")
+        norm, height = self.gradient.dot(self.gradient).item() ** 0.5, float(loss)
+        if not (math.isfinite(norm) and math.isfinite(height)):
+            raise Diverged(f"the loss is {height:g}, the norm of its gradient {norm:g}")
         if self.max_grad_norm is not None and norm > self.max_grad_norm:
             self.gradient.mul_(self.max_grad_norm / norm)
         group = self._optimizer.param_groups[0]
@@ -74,6 +78,7 @@ class Descent:
             self._adam(group, self._optimizer.state[self.vector])
         else:
             self._optimizer.step()
+        self.refresh()
 
     def _adam(self, group: dict[str, Any], state: dict[str, Any]) -> None:
         """Do what `torch.optim.Adam` does, which spends 40 µs around these 10 µs of work."""
@@ -106,6 +111,58 @@ class Descent:
     def load(self, state: dict[str, Any]) -> None:
         """Take over the moments of `state`."""
         self._optimizer.state[self.vector] = {name: _copy(v) for name, v in state.items()}
+
+    def shared(self) -> list[Tensor]:
+        """Return what other sessions can share: the parameters, the optimizer's moments."""
+        state, blank = self.state(), torch.zeros_like(self.vector)
+        moments = [state.get(name, blank).detach() for name in MOMENTS[self._name]]
+        return [self.vector.detach(), state.get("step", torch.tensor(0.0)), *moments]
+
+    def share(self, tensors: Sequence[Tensor], *, live: bool) -> None:
+        """Step on `tensors`, which other processes step on too, instead of those of `shared`.
+
+        The parameters become views of the shared ones if `live`; else they are a copy, which takes
+        over the shared ones after each step and does not change between.
+        """
+        vector, step, *moments = tensors
+        self._own = None if live else self.vector.detach()
+        self.vector.data = vector
+        named = dict(zip(MOMENTS[self._name], moments, strict=True))
+        self._optimizer.state[self.vector] = {"step": step, **named}
+        if live:
+            lay_out(self.parameters, vector)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let a copy take over the shared parameters as they are now."""
+        if self._own is not None:
+            self._own.copy_(self.vector.detach())
+
+    @contextlib.contextmanager
+    def latest(self) -> Generator[None]:
+        """Let a copy have the shared parameters as they are now, for a while."""
+        if self._own is None:
+            yield
+            return
+        before = self._own.clone()
+        self.refresh()
+        try:
+            yield
+        finally:
+            self._own.copy_(before)
+
+    @property
+    def steps(self) -> int:
+        """Steps so far, of all sessions that share it; nearly, as they count without a lock."""
+        return int(self._optimizer.state[self.vector].get("step", 0))
+
+
+def lay_out(parameters: Iterable[nn.Parameter], vector: Tensor) -> None:
+    """Make `parameters` views of `vector`, whose values they take."""
+    parameters = list(parameters)
+    pieces = vector.split([p.numel() for p in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.data = piece.view(parameter.shape)
 
 
 def _copy(value: Any) -> Any:

@@ -25,6 +25,7 @@ Deviations from the papers, with their reasons:
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -35,7 +36,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
-from rlhydra.agent.agent import Agent, Array, copy_of, load_network
+from rlhydra.agent.agent import Agent, Array, Shareable, copy_of, load_network
 from rlhydra.agent.descent import Descent
 from rlhydra.agent.distributional import distributional_targets, divergence, expectation, taken
 from rlhydra.agent.offpolicy import crossed, flush_denormals, on_device
@@ -75,6 +76,7 @@ class DQNConfig(AgentConfig):
                 raise ValueError(f"v_min = {self.v_min:g} must be below v_max = {self.v_max:g}")
 
     actions: ClassVar = ("discrete",)
+    sharing: ClassVar = "live"
 
     gamma: Annotated[float, Fraction]
     lr: Annotated[Scheduled, NonNegative]
@@ -214,10 +216,10 @@ class DQN(Agent):
         if cfg.temperature is not None:
             self.temperature = value_at(cfg.temperature, frame, clock.max_frame)
         metrics: dict[str, float] = {}
-        trainings = crossed(frame, self.num_envs, cfg.train_frequency)
+        trainings = crossed(clock.own, self.num_envs, cfg.train_frequency)
         if trainings:
             metrics = self._train(trainings * cfg.updates_per_train, clock)
-        if crossed(frame, self.num_envs, cfg.target_update_frequency):
+        if crossed(clock.own, self.num_envs, cfg.target_update_frequency):
             follow(self.target_net, self.net, cfg.tau)
         return metrics
 
@@ -303,6 +305,10 @@ class DQN(Agent):
     def cut(self) -> None:
         """End the running episodes in the memory."""
         self.replay.cut()
+
+    def shared(self) -> Sequence[Shareable | nn.Module]:
+        """Return what sessions can have in common."""
+        return self.descent, self.target_net
 
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""

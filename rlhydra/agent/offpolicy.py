@@ -19,7 +19,8 @@ Array = NDArray[Any]
 def crossed(frame: int, num_envs: int, every: int) -> int:
     """Return how many multiples of `every` the last vector step, up to `frame`, came to or passed.
 
-    So the number of updates a frame does not depend on the number of environment copies.
+    So the number of updates a frame does not depend on the number of environment copies. Sessions
+    that share a clock go by their own frames: others' steps fall between theirs.
     """
     return frame // every - (frame - num_envs) // every
 

@@ -18,7 +18,7 @@ Deviations from the paper, with their reasons:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -29,7 +29,15 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from rlhydra.agent.agent import Agent, Array, copy_of, load_into, load_network, state_of
+from rlhydra.agent.agent import (
+    Agent,
+    Array,
+    Shareable,
+    copy_of,
+    load_into,
+    load_network,
+    state_of,
+)
 from rlhydra.agent.descent import Descent
 from rlhydra.agent.plain_ppo import PlainPPO
 from rlhydra.clock import Clock
@@ -55,6 +63,7 @@ class PPOConfig(AgentConfig):
     """Settings of PPO."""
 
     actions: ClassVar = ("discrete", "multidiscrete", "box")
+    sharing: ClassVar = "copy"
 
     gamma: Annotated[float, Fraction]
     lam: Annotated[float, Fraction]  # GAE's lambda
@@ -304,6 +313,11 @@ class PPO(Agent):
         self.rollout.clear()
         if self.reward_scaler is not None:
             self.reward_scaler.cut()
+
+    def shared(self) -> Sequence[Shareable]:
+        """Return what sessions can have in common."""
+        parts = self.descent, self.obs_moments, self.reward_scaler
+        return [part for part in parts if part is not None]
 
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""

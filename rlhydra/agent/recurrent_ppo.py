@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -21,7 +21,15 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from rlhydra.agent.agent import Agent, Array, copy_of, load_into, load_network, state_of
+from rlhydra.agent.agent import (
+    Agent,
+    Array,
+    Shareable,
+    copy_of,
+    load_into,
+    load_network,
+    state_of,
+)
 from rlhydra.agent.descent import Descent
 from rlhydra.agent.ppo import PPO, Batch, Parts, PPOConfig, kl_estimate, ppo_loss, summary
 from rlhydra.clock import Clock
@@ -234,6 +242,11 @@ class RecurrentPPO(Agent):
         self.memory = torch.zeros_like(self.memory)
         if self.reward_scaler is not None:
             self.reward_scaler.cut()
+
+    def shared(self) -> Sequence[Shareable]:
+        """Return what sessions can have in common."""
+        parts = self.descent, self.obs_moments, self.reward_scaler
+        return [part for part in parts if part is not None]
 
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""

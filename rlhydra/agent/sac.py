@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -29,9 +30,9 @@ import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhydra.agent.agent import Agent, Array, copy_of, load_network
+from rlhydra.agent.agent import Agent, Array, Shareable, copy_of, load_network
 from rlhydra.agent.descent import Descent
 from rlhydra.agent.offpolicy import (
     check_bounded,
@@ -40,13 +41,13 @@ from rlhydra.agent.offpolicy import (
     on_device,
     random_actions,
 )
+from rlhydra.agent.temperature import Temperature, default_target_entropy
 from rlhydra.clock import Clock
 from rlhydra.config import AgentConfig, EnvConfig, NetConfig, OptimizerConfig, Scheduled
 from rlhydra.env.environment import Transition
 from rlhydra.memory.replay import Batch, Replay
 from rlhydra.net.critics import Critics, follow, taken
 from rlhydra.net.stochastic import policy_for, soft_value
-from rlhydra.net.temperature import Temperature, default_target_entropy
 from rlhydra.net.trunk import network
 from rlhydra.schedule import value_at
 from rlhydra.schema import ConfigError, Fraction, NonNegative, Positive, Range
@@ -57,6 +58,7 @@ class SACConfig(AgentConfig):
     """Settings of soft actor-critic."""
 
     actions: ClassVar = ("discrete", "box")
+    sharing: ClassVar = "live"
 
     gamma: Annotated[float, Fraction]
     lr: Annotated[Scheduled, NonNegative]
@@ -172,7 +174,7 @@ class SAC(Agent):
         self.frame = clock.frame
         if clock.frame < cfg.learning_starts or not len(self.replay):
             return {}
-        updates = crossed(clock.frame, self.num_envs, cfg.train_frequency) * cfg.updates_per_train
+        updates = crossed(clock.own, self.num_envs, cfg.train_frequency) * cfg.updates_per_train
         if not updates:
             return {}
         lr = value_at(cfg.lr, clock.frame, clock.max_frame)
@@ -251,6 +253,12 @@ class SAC(Agent):
     def cut(self) -> None:
         """End the running episodes in the memory."""
         self.replay.cut()
+
+    def shared(self) -> Sequence[Shareable | nn.Module]:
+        """Return what sessions can have in common."""
+        common = (self.critic_descent, self.policy_descent, self.target_critics)
+        temperature = self.temperature.descent
+        return common if temperature is None else (*common, temperature)
 
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""

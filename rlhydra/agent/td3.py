@@ -16,6 +16,7 @@ Deviations from the papers, with their reasons:
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -25,7 +26,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from rlhydra.agent.agent import Agent, Array, copy_of, load_network
+from rlhydra.agent.agent import Agent, Array, Shareable, copy_of, load_network
 from rlhydra.agent.descent import Descent
 from rlhydra.agent.offpolicy import (
     check_bounded,
@@ -49,6 +50,7 @@ class TD3Config(AgentConfig):
     """Settings of twin delayed deep deterministic policy gradient."""
 
     actions: ClassVar = ("box",)
+    sharing: ClassVar = "live"
 
     gamma: Annotated[float, Fraction]
     lr: Annotated[Scheduled, NonNegative]
@@ -164,7 +166,7 @@ class TD3(Agent):
         self.noise = value_at(cfg.exploration_noise, clock.frame, clock.max_frame)
         if clock.frame < cfg.learning_starts or not len(self.replay):
             return {}
-        updates = crossed(clock.frame, self.num_envs, cfg.train_frequency) * cfg.updates_per_train
+        updates = crossed(clock.own, self.num_envs, cfg.train_frequency) * cfg.updates_per_train
         if not updates:
             return {}
         lr = value_at(cfg.lr, clock.frame, clock.max_frame)
@@ -235,6 +237,11 @@ class TD3(Agent):
     def cut(self) -> None:
         """End the running episodes in the memory."""
         self.replay.cut()
+
+    def shared(self) -> Sequence[Shareable | nn.Module]:
+        """Return what sessions can have in common."""
+        descents = self.critic_descent, self.policy_descent
+        return *descents, self.target_critics, self.target_policy
 
     def state(self) -> dict[str, Any]:
         """Return everything that exact resume needs."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 class Moments:
@@ -15,10 +18,13 @@ class Moments:
         self.mean = np.zeros(shape, np.float64)
         self.variance = np.ones(shape, np.float64)
         self.count = 0
+        self._common: Tensor | None = None
         self._prepare()
 
     def add(self, batch: NDArray[Any]) -> None:
         """Take in `batch` (B, *shape)."""
+        if self._common is not None:
+            self._take(self._common)
         size = len(batch)
         delta = batch.mean(0, dtype=np.float64) - self.mean
         total = self.count + size
@@ -26,6 +32,24 @@ class Moments:
         self.variance = (squares + np.square(delta) * (self.count * size / total)) / total
         self.mean = self.mean + delta * (size / total)
         self.count = total
+        self._prepare()
+        if self._common is not None:
+            self._common.copy_(self.shared()[0])  # of two batches at once one may be lost
+
+    def shared(self) -> list[Tensor]:
+        """Return the statistics as one vector."""
+        parts = [np.array([self.count]), self.mean.reshape(-1), self.variance.reshape(-1)]
+        return [torch.from_numpy(np.concatenate(parts))]
+
+    def share(self, tensors: Sequence[Tensor], *, live: bool) -> None:
+        """Go on with statistics that others add to as well; they are looked at with each batch."""
+        (self._common,) = tensors
+        self._take(self._common)
+
+    def _take(self, common: Tensor) -> None:
+        count, rest = common[0], common[1:].numpy().copy()
+        self.count = int(count)
+        self.mean, self.variance = rest.reshape(2, *self.mean.shape)
         self._prepare()
 
     def normalise(self, batch: NDArray[Any], limit: float = 10.0) -> NDArray[np.float32]:
@@ -71,6 +95,14 @@ class RewardScaler:
     def cut(self) -> None:
         """Let the next rewards begin new episodes."""
         self._returns = np.zeros_like(self._returns)
+
+    def shared(self) -> list[Tensor]:
+        """Return the statistics of the discounted return."""
+        return self._moments.shared()
+
+    def share(self, tensors: Sequence[Tensor], *, live: bool) -> None:
+        """Go on with statistics that others add to as well."""
+        self._moments.share(tensors, live=live)
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs."""

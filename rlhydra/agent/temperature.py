@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Discrete
+from torch import nn
 
+from rlhydra.agent.agent import load_into, state_of
+from rlhydra.agent.descent import Descent
 from rlhydra.config import OptimizerConfig
 
 
@@ -24,42 +27,36 @@ class Temperature:
         device: torch.device,
     ) -> None:
         """Keep α `constant`, or where that is None learn it from `initial` on."""
-        self.constant = constant
         self.target_entropy = target_entropy
         self.value = torch.tensor(initial if constant is None else constant, device=device)
-        self._log = self.value.log()
-        self._log.grad = torch.zeros_like(self._log)
-        fused = {"fused": True} if cfg.name in ("Adam", "AdamW", "SGD") else {}
-        cls = getattr(torch.optim, cfg.name)
-        self._optimizer: torch.optim.Optimizer = cls([self._log], lr=0.0, **fused, **cfg.kwargs)
+        self._log = nn.Parameter(self.value.log())
+        self.descent = Descent(cfg, [self._log], 0.0, None) if constant is None else None
 
     def adapt(self, entropy: float, lr: float) -> None:
         """Take a step: α rises where the policy's mean `entropy` is below its target."""
-        if self.constant is not None:
+        if self.descent is None:
             return
-        assert self._log.grad is not None
-        self._log.grad.fill_(entropy - self.target_entropy)
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.step()
-        self.value = self._log.exp()
+        surplus = entropy - self.target_entropy
+        self.descent.gradient.fill_(surplus)
+        self.descent.descend(self._log.item() * surplus, lr)
+        self.value = self._log.detach().exp()
 
     def set(self, value: float) -> None:
         """Go on from `value`, unless α is constant."""
-        if self.constant is None:
-            self._log.fill_(math.log(value))
-            self.value = self._log.exp()
+        if self.descent is not None:
+            self._log.data.fill_(math.log(value))
+            self.value = self._log.detach().exp()
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs."""
-        moments = self._optimizer.state[self._log]
-        return {"log": self._log.clone(), "moments": {k: _copy(v) for k, v in moments.items()}}
+        return {"log": self._log.detach().clone(), "descent": state_of(self.descent)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned, in an agent of the same settings."""
-        self._log.copy_(state["log"])
-        self._optimizer.state[self._log] = {k: _copy(v) for k, v in state["moments"].items()}
-        if self.constant is None:
-            self.value = self._log.exp()
+        self._log.data.copy_(state["log"])
+        load_into(self.descent, state["descent"])
+        if self.descent is not None:
+            self.value = self._log.detach().exp()
 
 
 def default_target_entropy(space: Space[Any], fraction: float) -> float:
@@ -68,7 +65,3 @@ def default_target_entropy(space: Space[Any], fraction: float) -> float:
         return fraction * math.log(int(space.n))
     assert space.shape is not None
     return -float(math.prod(space.shape))
-
-
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
