@@ -158,7 +158,7 @@ def convolutions(value: Any, _: Spec) -> Settings:
 
 def _kind(filters: list[list[int]]) -> str:
     if filters != NATURE:
-        raise NoEqualError(f"only {NATURE} and impala do (filters, size, stride)")
+        raise NoEqualError(f"there are {NATURE} (filters, size, stride) and impala here")
     return "nature"
 
 
