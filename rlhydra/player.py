@@ -17,6 +17,7 @@ from rlhydra.checkpoint import Checkpoints
 from rlhydra.config import Config, target_class
 from rlhydra.env.environment import Environment
 from rlhydra.env.gym import GymEnvironment, GymEnvironmentConfig
+from rlhydra.files import refuse_links
 from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
 from rlhydra.session import load_config
@@ -107,8 +108,9 @@ def read_config(folder: Path) -> Config:
     """Return the configuration of the trial in `folder`.
 
     Raises:
-        ConfigError: where there is none.
+        ConfigError: where there is none, or a link in the folder.
     """
+    refuse_links(folder)
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
         raise ConfigError(str(folder), "expected a trial's folder; there is no .hydra/config.yaml")

@@ -150,8 +150,8 @@ def read_trial(folder: Path) -> TrialRecord:
             str(path), "expected sessions: [{index, seed, status, …}] and versions: {name: version}"
         ) from None
     hydra = folder / ".hydra"
-    choices = _under(_yaml(hydra / "hydra.yaml", resolve=False), "hydra", "runtime", "choices")
-    overrides: Any = _yaml(hydra / "overrides.yaml", resolve=False)
+    choices = _under(read_yaml(hydra / "hydra.yaml", resolve=False), "hydra", "runtime", "choices")
+    overrides: Any = read_yaml(hydra / "overrides.yaml", resolve=False)
     return TrialRecord(
         folder=folder,
         status=str(data.get("status", "running")),
@@ -160,7 +160,7 @@ def read_trial(folder: Path) -> TrialRecord:
         versions=versions,
         git_commit=data.get("git_commit"),
         config_hash=data.get("config_hash"),
-        config=_yaml(hydra / "config.yaml", resolve=True),
+        config=read_yaml(hydra / "config.yaml", resolve=True),
         overrides=[str(item) for item in _list(overrides)],
         choices=_texts(choices),
         sessions=sorted(sessions, key=lambda session: session.index),
@@ -248,8 +248,11 @@ def _json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", data)
 
 
-def _yaml(path: Path, *, resolve: bool) -> dict[str, Any]:
-    """Read what Hydra wrote; references that do not resolve outside the run stay as written."""
+def read_yaml(path: Path, *, resolve: bool) -> dict[str, Any]:
+    """Read what Hydra wrote, to be shown; with `resolve` references are, but for `oc.env`.
+
+    Those can be secrets. Where others do not resolve outside the run, all stay as written.
+    """
     if not path.is_file():
         return {}
     try:
@@ -257,10 +260,25 @@ def _yaml(path: Path, *, resolve: bool) -> dict[str, Any]:
     except (yaml.YAMLError, OSError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(str(path), f"expected YAML as Hydra writes it: {problem}") from None
+    written = cast("dict[str, Any]", OmegaConf.to_container(config))
+    if not resolve:
+        return written
     try:
-        return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=resolve))
+        shown = OmegaConf.create(_literal(written))
+        return cast("dict[str, Any]", OmegaConf.to_container(shown, resolve=True))
     except OmegaConfBaseException:
-        return cast("dict[str, Any]", OmegaConf.to_container(config))
+        return written
+
+
+def _literal(value: Any) -> Any:
+    """Return a configuration in which references to the process's environment are plain text."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in cast("list[Any]", value)]
+    if isinstance(value, str) and "oc.env:" in value:
+        return value.replace("${", "\\${")
+    return value
 
 
 def _list(value: Any) -> list[Any]:

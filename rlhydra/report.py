@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rlhydra.comparison import compared, table, write_comparison
+from rlhydra.files import refuse_links
 from rlhydra.metrics import Metric, interquartile_mean
 from rlhydra.page import write_page
 from rlhydra.plot import draw_session, draw_trial
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
         folders: list[Path] = options.folders
+        for folder in folders:
+            refuse_links(folder)
         sweeps = [folder for folder in folders if (folder / "multirun.yaml").is_file()]
         for folder in sweeps:
             _report_sweep(folder, console)

@@ -27,7 +27,7 @@ from rlhydra.games import Games
 from rlhydra.hogwild import Hogwild
 from rlhydra.lock import sole_writer
 from rlhydra.log import Log
-from rlhydra.record import best_weights
+from rlhydra.record import best_weights, read_yaml
 from rlhydra.schema import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ class Session:
         else:
             if config.agent.init_from is not None:
                 start_from(self.agent, Path(config.agent.init_from))
-            self.log.describe(asdict(config))
+            written = folder.parent / ".hydra" / "config.yaml"  # with references for secrets
+            self.log.describe(read_yaml(written, resolve=True) or asdict(config))
             self.obs = self.env.reset()
         self.hogwild: Hogwild | None = None
         if config.meta.distributed:
@@ -332,7 +333,8 @@ def start_from(agent: Agent, folder: Path) -> None:
 def load_config(composed: Mapping[str, Any]) -> Config:
     """Return the checked configuration, its classes imported."""
     for group, base in (("agent", Agent), ("env", Environment)):
-        target_class(composed[group]["_target_"], base)
+        if "_target_" in (settings := composed.get(group) or {}):
+            target_class(settings["_target_"], base)
     return parse(composed)
 
 
