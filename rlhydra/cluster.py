@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -67,12 +68,20 @@ def start(settings: DictConfig) -> None:
             settings.setdefault("num_gpus", len(available_gpus()))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        _knock(str(settings.address))
         start_ray(settings)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ConfigError("hydra.launcher.ray.init", f"Ray could not be reached: {text}") from error
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray has put its own in their place
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _submit(
@@ -94,17 +103,22 @@ def _submit(
 
 
 def _remote(launcher: Any) -> dict[str, Any]:
-    """Return the arguments of a trial's task: what it asks for, capped at the largest node."""
+    """Return the arguments of a trial's task: what it asks for, capped at what there is."""
     settings = cast("dict[str, Any]", OmegaConf.to_container(launcher.ray_cfg.remote, resolve=True))
     meta = OmegaConf.to_container(launcher.config.meta, resolve=True)
     cpu, gpu = wanted(read(MetaConfig, meta, "meta"))
-    nodes = _nodes()
-    for name, amount in (("CPU", cpu), ("GPU", gpu)):
-        if settings.get(argument := f"num_{name.lower()}s") is None:
-            settings[argument] = min(amount, max(node.get(name, 0) for node in nodes))
-    if settings["num_gpus"] > 1:
-        settings["num_gpus"] = math.ceil(settings["num_gpus"])  # Ray shares single GPUs only
-    return settings
+    for name, amount in (("num_cpus", cpu), ("num_gpus", gpu)):
+        if settings.get(name) is None:
+            settings[name] = amount
+    return {**settings, **capped(settings["num_cpus"], settings["num_gpus"], _nodes())}
+
+
+def capped(cpu: float, gpu: float, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the processors and GPUs of a trial: what it asks for, as far as one node has both."""
+    shares = ((min(gpu, node.get("GPU", 0)), min(cpu, node.get("CPU", 0))) for node in nodes)
+    gpu, cpu = max(shares)
+    # Ray shares single GPUs only.
+    return {"num_cpus": cpu, "num_gpus": math.ceil(gpu) if gpu > 1 else gpu}
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
+from rlhydra.cluster import capped
 from tests.trials import environment
-
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 CLUSTER = """
 import sys
@@ -54,6 +53,8 @@ def sweep(folder, *overrides, **variables):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_sweep_runs_on_a_cluster_and_leaves_it_running(address, tmp_path):
     for name in ("sweep", "another"):
         settings = ("agent.lr=1e-3,1e-4,1e-5", "meta.num_cpus=8")
@@ -70,3 +71,21 @@ def test_a_cluster_that_is_not_there_is_one_error(tmp_path):
     assert code == 1
     assert "Ray could not be reached" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ((4, 0), (4, 0)),
+        ((99, 0), (16, 0)),
+        ((4, 0.125), (2, 0.125)),  # the node with more processors has no GPU
+        ((8, 1), (2, 1)),
+        ((1, 1.5), (1, 2)),
+        ((1, 9), (1, 2)),
+    ],
+)
+def test_a_trial_never_asks_for_more_than_one_node_has(asked, expected):
+    nodes = [{"CPU": 16.0}, {"CPU": 2.0, "GPU": 2.0}]
+    assert tuple(capped(*asked, nodes).values()) == expected
+    cpu, gpu = asked
+    assert capped(cpu, gpu, [{"CPU": 2.0}]) == {"num_cpus": min(cpu, 2), "num_gpus": 0}
