@@ -173,6 +173,10 @@ class AgentConfig:
     # (live), or a copy, as a rollout must come from one policy. None: they cannot be shared.
     sharing: ClassVar[Literal["live", "copy"] | None] = None
 
+    # Of networks on images. auto: bfloat16 where the processor has instructions for it.
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: Literal["auto", True, False]  # auto: where the run is long enough to pay for it
+
     init_from: str | None  # folder of a trial, whose best agent's weights training starts from
 
     def check(self, env: EnvConfig) -> None:

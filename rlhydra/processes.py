@@ -35,6 +35,7 @@ class SessionState:
     frame: int = 0
     wall_time: float = 0.0
     error: str | None = None
+    arithmetic: str | None = None  # of networks on images
 
 
 class SessionProcess:
@@ -219,6 +220,7 @@ class Sessions:
         state = process.state
         state.frame = message.get("frame", state.frame)
         state.wall_time = message.get("wall_time", state.wall_time)
+        state.arithmetic = message.get("arithmetic", state.arithmetic)
         if "note" in message:
             progress.note(f"session {state.index}: {message['note']}")
         if "row" in message and self._judge is not None and self._deadline is None:

@@ -54,6 +54,7 @@ class SessionRecord:
     frame: int | None = None
     wall_time: float | None = None
     error: str | None = None
+    arithmetic: str | None = None  # of networks on images
 
     @property
     def counted(self) -> bool:
@@ -233,7 +234,7 @@ def _step(path: Path, rows: int | None) -> int:
 
 def _session(folder: Path, entry: dict[str, Any]) -> SessionRecord:
     index = int(entry["index"])
-    known = ("seed", "status", "frame", "wall_time", "error")
+    known = ("seed", "status", "frame", "wall_time", "error", "arithmetic")
     values = {name: entry[name] for name in known if entry.get(name) is not None}
     return SessionRecord(index, folder / f"session_{index}", **values)
 

@@ -224,6 +224,8 @@ def _configuration(trial: TrialRecord) -> list[str]:
 
 def _versions(trial: TrialRecord) -> str:
     rows = list(trial.versions.items())
+    used = {session.arithmetic for session in trial.sessions if session.arithmetic}
+    rows += [("networks on images", "; ".join(sorted(used)))] if used else []
     rows += [("git commit", trial.git_commit or "-"), ("configuration", trial.config_hash or "-")]
     return markdown_table(("what", "version"), rows)
 

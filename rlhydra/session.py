@@ -27,6 +27,7 @@ from rlhydra.games import Games
 from rlhydra.hogwild import Hogwild
 from rlhydra.lock import sole_writer
 from rlhydra.log import Log
+from rlhydra.net.arithmetic import choose, use
 from rlhydra.record import best_weights, read_yaml
 from rlhydra.schema import ConfigError
 
@@ -73,6 +74,8 @@ class Session:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.clock = Clock(config.env.max_frame)
         self.agent, self.env = build(config, index, threads, device)
+        arithmetic = choose(config.agent, torch.device(device), config.env.max_frame)
+        self.arithmetic = str(arithmetic) if use(arithmetic, self.agent.networks()) else None
         self.evaluation: Environment | None = None
         self._reported = self._best_written = time.monotonic()
         self._unscored = False  # an evaluation was due and cut short
@@ -365,7 +368,7 @@ def train(folder: Path, index: int, channel: Channel) -> None:
         threads, rows = orders["threads"], orders["rows"]
         session = Session(config, index, own, channel, threads, device, rows=rows)
         with contextlib.closing(session):
-            session.report("running")
+            session.report("running", arithmetic=session.arithmetic)
             ending = session.run()
         session.report(ending)
 

@@ -9,6 +9,8 @@ import torch
 from rlhydra.env.environment import Transition
 from rlhydra.memory.rollout import Rollout, explained_variance, gae
 
+CPU = torch.device("cpu")
+
 
 def test_gae_by_hand() -> None:
     # γ = ½, λ = ½; one copy: δ = r + ½ V' - V, decay ¼.
@@ -77,7 +79,7 @@ def test_gae_against_a_slow_reference(seed: int) -> None:
 def filled(horizon: int, num_envs: int, seed: int) -> tuple[Rollout, np.ndarray]:
     """Return a rollout of a random stream, and all its true successors (T, N)."""
     rng = np.random.default_rng(seed)
-    rollout = Rollout(horizon, num_envs, (2,), torch.float32, (), torch.int64)
+    rollout = Rollout(horizon, num_envs, (2,), torch.float32, (), torch.int64, CPU)
     obs = rng.normal(size=(num_envs, 2)).astype(np.float32)
     successors = np.zeros((horizon, num_envs, 2), np.float32)
     for t in range(horizon):
@@ -114,7 +116,7 @@ def test_truncated_steps_bootstrap_from_their_own_successor(seed: int) -> None:
 
 def test_saved_in_the_middle() -> None:
     whole, _ = filled(12, 3, 0)
-    half, copy = filled(12, 3, 0)[0], Rollout(12, 3, (2,), torch.float32, (), torch.int64)
+    half, copy = filled(12, 3, 0)[0], Rollout(12, 3, (2,), torch.float32, (), torch.int64, CPU)
     half.size = 7
     kept = [i for i, (t, _) in enumerate(half.cut_at) if t < 7]
     half.cut_at = [half.cut_at[i] for i in kept]

@@ -124,6 +124,7 @@ class A2C(Agent):
             torch.from_numpy(obs_space.low).dtype,
             self.head.action_shape,
             self.head.action_dtype,
+            device,
         )
         self.obs_moments = Moments(obs_space.shape) if cfg.normalise_obs else None
         self.reward_scaler = RewardScaler(num_envs, cfg.gamma) if cfg.normalise_reward else None
@@ -206,7 +207,7 @@ class A2C(Agent):
         return obs if self.obs_moments is None else self.obs_moments.normalise(obs)
 
     def _tensor(self, obs: Array) -> Tensor:
-        return torch.from_numpy(self._normal(obs)).to(self.device)
+        return torch.from_numpy(self._normal(obs)).to(self.device, non_blocking=True)
 
     def weights(self) -> dict[str, Any]:
         """Return the network and the observations' statistics."""

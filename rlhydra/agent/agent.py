@@ -121,6 +121,10 @@ class Agent(ABC):
         """
         return ()
 
+    def networks(self) -> list[nn.Module]:
+        """Return the agent's networks, its older copies of them among these."""
+        return [part for part in vars(self).values() if isinstance(part, nn.Module)]
+
     def streams(self) -> dict[str, Any]:
         """Return the state of the streams of randomness, and the count of optimizer steps."""
         return {

@@ -43,6 +43,6 @@ class PlainQ:
             slopes = np.zeros_like(q)
             slopes[rows, action] = slope / len(slope)
             self.net.backward(inputs, slopes, self._descent.gradients())
-            loss = float(losses.mean())
+            loss = float(np.add.reduce(losses)) / len(rows)
             self._descent.descend(loss, lr)
-        return error, loss, float(value.mean())
+        return error, loss, float(np.add.reduce(value)) / len(rows)

@@ -101,6 +101,7 @@ class RecurrentPPO(Agent):
             torch.from_numpy(obs_space.low).dtype,
             self.head.action_shape,
             self.head.action_dtype,
+            device,
         )
         self.obs_moments = Moments(obs_space.shape) if cfg.normalise_obs else None
         self.reward_scaler = RewardScaler(num_envs, cfg.gamma) if cfg.normalise_reward else None

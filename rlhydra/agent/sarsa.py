@@ -125,6 +125,7 @@ class Sarsa(Agent):
             torch.from_numpy(obs_space.low).dtype,
             (),
             torch.int64,
+            device,
         )
         self.obs_moments = Moments(obs_space.shape) if cfg.normalise_obs else None
         # A' of the copies whose episode goes on over a rollout's end, -1 of the others.

@@ -46,9 +46,7 @@ class SyncCopies:
         """Step one copy after the other."""
         results: list[tuple[Any, Any, bool, bool, Any]] = []
         try:
-            # Lists hold Python's numbers: spaces check those in a quarter of the time of numpy's.
-            each: Any = actions.tolist() if actions.ndim == 1 else actions
-            for step, action in zip(self._steps, each, strict=True):
+            for step, action in zip(self._steps, actions, strict=True):
                 results.append(step(action))
         except Exception as error:
             copy = len(results)

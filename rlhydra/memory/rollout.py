@@ -53,11 +53,16 @@ class Rollout:
         obs_dtype: torch.dtype,
         action_shape: tuple[int, ...],
         action_dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
+        """Make room; `device` is where the steps are learned from, to be copied to with no wait."""
+        pinned = device.type == "cuda"
         self.horizon = horizon
         self.size = 0
         # One row more than steps: the last holds the successors of the last step.
-        self.obs = torch.zeros((horizon + 1, num_envs, *obs_shape), dtype=obs_dtype)
+        self.obs = torch.zeros(
+            (horizon + 1, num_envs, *obs_shape), dtype=obs_dtype, pin_memory=pinned
+        )
         self.action = torch.zeros((horizon, num_envs, *action_shape), dtype=action_dtype)
         self._obs = self.obs.numpy()
         self._action = self.action.numpy()
