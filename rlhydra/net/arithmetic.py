@@ -16,7 +16,7 @@ from rlhydra.config import AgentConfig
 from rlhydra.net.trunk import Network, Pixels
 from rlhydra.schema import ConfigError
 
-# Without one of these instructions a processor takes longer over bfloat16 than over float32.
+# Without one of these instructions a processor has to emulate bfloat16.
 BFLOAT16 = ("avx512_bf16", "amx_bf16")
 # Compiling takes minutes the first time, and seconds from its cache: frames that earn them back.
 LONG = 1_000_000
