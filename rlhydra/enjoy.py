@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rlhydra.build import stream
 from rlhydra.config import Config, target_class
 from rlhydra.env.environment import Environment, Game, Recording
 from rlhydra.evaluate import LONGEST
@@ -22,7 +23,6 @@ from rlhydra.player import Player, load, read_config
 from rlhydra.record import read_trial
 from rlhydra.replay import Moment, frame_rate, moments, same_score, score_again
 from rlhydra.schema import ConfigError
-from rlhydra.session import stream
 from rlhydra.wording import number
 
 GAMES = 3  # a branch of the seed beside those of a session

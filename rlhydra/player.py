@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from omegaconf import DictConfig, OmegaConf
 
 from rlhydra.agent.agent import Agent, Array
+from rlhydra.build import load_config
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.config import Config, target_class
 from rlhydra.env.environment import Environment
@@ -20,7 +21,6 @@ from rlhydra.env.gym import GymEnvironment, GymEnvironmentConfig
 from rlhydra.files import refuse_links
 from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
-from rlhydra.session import load_config
 
 
 class Player:

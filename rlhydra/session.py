@@ -8,7 +8,6 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhydra.agent.agent import Agent, Diverged, finite
+from rlhydra.agent.agent import Diverged, finite
+from rlhydra.build import EVALUATION, build, load_config, start_from, stream
 from rlhydra.channel import Channel, Stopped
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.clock import Clock
-from rlhydra.config import Config, parse, target_class
+from rlhydra.config import Config, target_class
 from rlhydra.env.environment import Environment
 from rlhydra.evaluate import play
 from rlhydra.games import Games
@@ -28,21 +28,13 @@ from rlhydra.hogwild import Hogwild
 from rlhydra.lock import sole_writer
 from rlhydra.log import Log
 from rlhydra.net.arithmetic import choose, use
-from rlhydra.record import best_weights, read_yaml
+from rlhydra.record import read_yaml
 from rlhydra.schema import ConfigError
 
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.25  # seconds between progress messages to the trial
 WEIGHTS_EVERY = 1.0  # seconds between writes of the best weights, which wait in memory meanwhile
-
-# Branches of a session's seed: nothing that is random in it shares a stream.
-AGENT, ENVIRONMENT, EVALUATION = range(3)
-
-
-def stream(seed: int, index: int, branch: int, *more: int) -> np.random.SeedSequence:
-    """Return one of the streams of randomness of session `index`."""
-    return np.random.SeedSequence((seed, index), spawn_key=(branch, *more))
 
 
 class Session:
@@ -291,54 +283,6 @@ class Session:
             self.env.close()
             if self.evaluation is not None:
                 self.evaluation.close()
-
-
-def build(
-    config: Config, index: int, threads: int = 1, device: str = "cpu"
-) -> tuple[Agent, Environment]:
-    """Make the agent and the training environment of a session.
-
-    Raises:
-        ConfigError: where they do not fit.
-    """
-    env_class = target_class(config.env_target, Environment)
-    agent_class = target_class(config.agent_target, Agent)
-    seed = stream(config.seed, index, ENVIRONMENT)
-    env: Environment = env_class(config.env, config.env.num_envs, seed, threads=threads)
-    # A second thread gains nothing on small networks, and costs much beside a busy process.
-    torch.set_num_threads(threads if len(env.obs_space.shape) == 3 else 1)
-    agent: Agent = agent_class(
-        config.agent,
-        env.obs_space,
-        env.action_space,
-        env.num_envs,
-        stream(config.seed, index, AGENT),
-        torch.device(device),
-    )
-    return agent, env
-
-
-def start_from(agent: Agent, folder: Path) -> None:
-    """Give `agent` the weights of the best agent in the trial in `folder`.
-
-    Raises:
-        ConfigError: where there is none, or it has other networks.
-    """
-    _, path = best_weights(folder)
-    weights = Checkpoints.read(path)
-    mine, theirs = ", ".join(agent.weights()), ", ".join(weights)
-    if mine != theirs:
-        problem = f"{folder} holds another kind of agent: expected {mine}; got {theirs}"
-        raise ConfigError("agent.init_from", problem)
-    agent.load_weights(weights)
-
-
-def load_config(composed: Mapping[str, Any]) -> Config:
-    """Return the checked configuration, its classes imported."""
-    for group, base in (("agent", Agent), ("env", Environment)):
-        if "_target_" in (settings := composed.get(group) or {}):
-            target_class(settings["_target_"], base)
-    return parse(composed)
 
 
 def main() -> None:

@@ -29,13 +29,14 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from rlhydra.build import load_config
 from rlhydra.channel import Channel
 from rlhydra.checkpoint import GENERATIONS, Checkpoints
 from rlhydra.composition import CONF, register
 from rlhydra.files import WRITING
 from rlhydra.memory.ring import Rows
 from rlhydra.schema import ConfigError
-from rlhydra.session import Session, load_config
+from rlhydra.session import Session
 
 SMALL = [
     "meta.log_frequency=200",

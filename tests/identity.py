@@ -12,10 +12,10 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from rlhydra.agent.agent import Agent
+from rlhydra.build import build
 from rlhydra.clock import Clock
 from rlhydra.config import parse
 from rlhydra.env.environment import Environment
-from rlhydra.session import build
 from tests.conftest import composed
 
 LENGTH = 10  # frames of an episode, which is truncated then

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from rlhydra.build import load_config
 from rlhydra.enjoy import kept_game, main
 from rlhydra.games import FILE, read_game
 from rlhydra.replay import moments, same_score, score_again
 from rlhydra.schema import ConfigError
-from rlhydra.session import load_config
 from tests.conftest import composed
 from tests.trials import SMALL, settings, table, train
 

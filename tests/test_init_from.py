@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhydra import ConfigError, load, train
-from rlhydra.session import build, load_config, start_from
+from rlhydra.build import build, load_config, start_from
 from tests.conftest import composed
 from tests.trained import untrained
 

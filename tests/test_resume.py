@@ -5,9 +5,10 @@ import random
 import pytest
 import torch
 
+from rlhydra.build import load_config
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.schema import ConfigError
-from rlhydra.session import Session, load_config
+from rlhydra.session import Session
 from tests.trials import SMALL, Line, run, settings, start, table, timeless, train, wait_for
 
 OFF_POLICY = (

@@ -10,10 +10,10 @@ import torch
 from omegaconf import OmegaConf
 
 from rlhydra.agent.agent import Agent
+from rlhydra.build import load_config
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.config import target_class
 from rlhydra.env.environment import Environment
-from rlhydra.session import load_config
 from tests.conftest import composed
 
 

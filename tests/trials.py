@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
+from rlhydra.build import load_config
 from rlhydra.channel import Channel
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.memory.ring import Rows
-from rlhydra.session import Session, load_config
+from rlhydra.session import Session
 from tests.conftest import composed
 
 ROOT = Path(__file__).parents[1]
