@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+# Before numpy is there, as in a session's process: its own threads spin, and starve all others.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import pytest
 from hydra import compose, initialize_config_dir

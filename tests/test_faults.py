@@ -18,7 +18,10 @@ from tests.test_trial import fault
 from tests.trials import SMALL, Line, run, settings, start, table, timeless, train, wait_for
 
 ONE = (*SMALL, "meta.max_session=1", "meta.checkpoint_interval=0")
-MEMORY = ("agent=ddqn_per", "agent.learning_starts=200", "agent.train_frequency=16")
+MEMORY = (
+    *("agent=ddqn_per", "agent.learning_starts=200", "agent.train_frequency=16"),
+    *("agent.updates_per_train=1", "agent.batch_size=32"),
+)
 
 
 POINTS = [
@@ -38,7 +41,7 @@ def here(folder, *overrides, **plan):
 
 
 @pytest.mark.parametrize("agent", [(), MEMORY], ids=["ppo", "ddqn_per"])
-@pytest.mark.parametrize(("point", "at"), [("checkpoint", 3), ("tensors", 7), ("row", 5)])
+@pytest.mark.parametrize(("point", "at"), [("checkpoint", 3), ("tensors", 7), ("row", 9)])
 def test_a_disk_that_is_full_for_a_while_changes_no_result(tmp_path, point, at, agent):
     train(tmp_path / "once", settings(*ONE, *agent))
     ending, channel = here(
