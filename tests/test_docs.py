@@ -155,8 +155,9 @@ def test_every_agent_is_told():
 def test_every_bar_is_told():
     text = (ROOT / "docs" / "agents.md").read_text("utf-8")
     for row in yaml.safe_load((ROOT / "scripts" / "benchmark.yaml").read_text())["rows"]:
-        frames = f"{row['frames']:,}".replace(",", " ")
-        assert f"| `{row['agent']}` | `{row['env']}` | {frames} | {row['bar']} |" in text
+        if "bar" in row:
+            frames = f"{row['frames']:,}".replace(",", " ")
+            assert f"| `{row['agent']}` | `{row['env']}` | {frames} | {row['bar']} |" in text
 
 
 def test_every_page_is_in_the_menu():
