@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from rlhydra.config import Config, target_class
+from rlhydra.config import Config
 from rlhydra.env.environment import Environment
+from rlhydra.targets import target_class
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ import torch
 
 from rlhydra.agent.agent import Agent
 from rlhydra.checkpoint import Checkpoints
-from rlhydra.config import Config, parse, target_class
+from rlhydra.config import Config, parse
 from rlhydra.env.environment import Environment
 from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
+from rlhydra.targets import target_class
 
 # Branches of a session's seed: nothing that is random in it shares a stream.
 AGENT, ENVIRONMENT, EVALUATION = range(3)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +22,7 @@ from rlhydra.schema import (
     near,
     read,
 )
+from rlhydra.targets import settings_class
 
 __all__ = [
     "INCIDENTAL",
@@ -48,7 +44,6 @@ __all__ = [
     "differing_keys",
     "digest",
     "parse",
-    "target_class",
 ]
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "selu", "silu"]
@@ -268,70 +263,8 @@ def _group(plain: dict[str, Any], name: str, base: type[Any]) -> tuple[str, Any]
         raise ConfigError(f"{name}._target_", f"expected package.module.Class, got {target}")
     if settings.get("optimizer") == {"kwargs": {}}:
         del settings["optimizer"]  # composition makes room for kwargs; this agent has no optimizer
-    return target, read(_settings_class(target, base, name), settings, name)
-
-
-def _settings_class(target: str, base: type[Any], group: str) -> type[Any]:
-    """Return the dataclass `<Class>Config` that stands beside the class `target`.
-
-    It is read from the module's source where the module is not loaded yet: importing an agent
-    imports torch, which takes 1.5 s, and a wrong command line must end sooner. A class statement
-    that needs more than this module's names is had by importing its module after all.
-    """
-    module_name, _, class_name = target.rpartition(".")
-    name = f"{class_name}Config"
-    found = None
-    if module_name not in sys.modules:
-        found = _read_class(_source(module_name, f"{group}._target_"), name)
-    if found is None:
-        found = getattr(_import(module_name, f"{group}._target_"), name, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        problem = f"{module_name} needs a dataclass {name} that extends {base.__name__}"
-        raise ConfigError(f"{group}._target_", problem)
-    return found
-
-
-def _source(module_name: str, where: str) -> str:
-    try:
-        spec = importlib.util.find_spec(module_name)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise ConfigError(where, f"there is no module {module_name}")
-    path = Path(spec.origin)
-    return path.read_text(encoding="utf-8") if path.suffix == ".py" else ""
-
-
-def _read_class(source: str, name: str) -> type[Any] | None:
-    statements: list[ast.stmt] = [
-        s for s in ast.parse(source).body if isinstance(s, ast.ClassDef) and s.name == name
-    ]
-    namespace = dict(globals())
-    try:
-        exec(compile(ast.Module(statements, []), name, "exec", dont_inherit=True), namespace)
-    except NameError:
-        return None
-    return namespace.get(name)
-
-
-def _import(module_name: str, where: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(where, f"cannot import {module_name}: {error}") from error
-
-
-def target_class(target: str, base: type[Any]) -> type[Any]:
-    """Import the class `target`; only subclasses of our own extension points are accepted.
-
-    Raises:
-        ConfigError: where it is anything else.
-    """
-    module_name, _, class_name = target.rpartition(".")
-    found = getattr(_import(module_name, "_target_"), class_name, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError("_target_", f"{target} is not a subclass of {base.__name__}")
-    return found
+    found = settings_class(target, base, f"{name}._target_", globals())
+    return target, read(found, settings, name)
 
 
 def digest(composed: DictConfig) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rlhydra.build import stream
-from rlhydra.config import Config, target_class
+from rlhydra.config import Config
 from rlhydra.env.environment import Environment, Game, Recording
 from rlhydra.evaluate import LONGEST
 from rlhydra.film import draw_off_screen, has_display, points, show, tiled, write_video
@@ -23,6 +23,7 @@ from rlhydra.player import Player, load, read_config
 from rlhydra.record import read_trial
 from rlhydra.replay import Moment, frame_rate, moments, same_score, score_again
 from rlhydra.schema import ConfigError
+from rlhydra.targets import import_nothing_from, target_class
 from rlhydra.wording import number
 
 GAMES = 3  # a branch of the seed beside those of a session
@@ -51,9 +52,7 @@ class _Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
     options = _options(arguments)
-    # Nothing in the folder is code, whoever made it and wherever we were started.
-    place = options.folder.resolve()
-    sys.path[:] = [path for path in sys.path if not Path(path).resolve().is_relative_to(place)]
+    import_nothing_from(options.folder.resolve())
     try:
         _enjoy(options)
     except ConfigError as error:

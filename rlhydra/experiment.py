@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rlhydra.config import Config, NetConfig, differing_keys, parse, target_class
+from rlhydra.config import Config, NetConfig, differing_keys, parse
 from rlhydra.env.environment import Environment, action_kind
 from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
-from rlhydra.processes import import_path
 from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError, FitError
+from rlhydra.targets import target_class
 from rlhydra.trial import Trial
 
 JOURNAL = "study.journal"  # in a sweep's folder
-
-# What a sweep that goes on takes over of the settings that are Hydra's own.
-RESUMED = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 
 
 def check(composed: DictConfig) -> Config:
@@ -99,11 +94,6 @@ def check_folder(folder: Path, composed: DictConfig) -> None:
         )
 
 
-def import_nothing_from(folder: Path) -> None:
-    """Take `folder` out of the module path: nothing in it is code, whoever made it."""
-    sys.path[:] = [path for path in sys.path if not Path(path).resolve().is_relative_to(folder)]
-
-
 def run_job(composed: DictConfig) -> float | None:
     """Run the trial of a Hydra job in its folder; return its objective."""
     hydra = HydraConfig.get()
@@ -123,27 +113,6 @@ def run_job(composed: DictConfig) -> float | None:
     if code:
         sys.exit(code)
     return trial.objective
-
-
-def resume_sweep(folder: Path, more: Sequence[str] = ()) -> NoReturn:
-    """Go on with the sweep in `folder`, with `more` overrides, in place of this program.
-
-    Raises:
-        ConfigError: where it holds no sweep.
-    """
-    path = folder / "multirun.yaml"
-    if not path.is_file():
-        raise ConfigError(str(folder), "expected the folder of a sweep, with a multirun.yaml")
-    refuse_links(folder)
-    hydra = cast("Any", OmegaConf.load(path)).hydra
-    # Of Hydra's own settings only these: others could name code to run.
-    kept = [text for text in hydra.overrides.hydra if text.startswith(RESUMED)]
-    sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    command = [sys.executable, "-P", "-m", "rlhydra", "--multirun"]
-    command += [*kept, *hydra.overrides.task, *more]
-    command += [f"hydra.sweep.dir={quoted(str(folder.resolve()))}"]
-    command += [word for source in sources for word in ("--config-dir", source)]
-    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": import_path()})
 
 
 def quoted(text: str) -> str:

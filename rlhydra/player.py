@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from rlhydra.agent.agent import Agent, Array
 from rlhydra.build import load_config
 from rlhydra.checkpoint import Checkpoints
-from rlhydra.config import Config, target_class
+from rlhydra.config import Config
 from rlhydra.env.environment import Environment
 from rlhydra.env.gym import GymEnvironment, GymEnvironmentConfig
 from rlhydra.files import refuse_links
 from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
+from rlhydra.targets import target_class
 
 
 class Player:

@@ -11,12 +11,13 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from rlhydra.config import Config, target_class
+from rlhydra.config import Config
 from rlhydra.env.atari import FRAME_SKIP, AtariEnvironmentConfig, rom
 from rlhydra.env.environment import Environment, Recording
 from rlhydra.env.gym import GymEnvironmentConfig, make
 from rlhydra.player import native_actions
 from rlhydra.schema import ConfigError
+from rlhydra.targets import target_class
 
 Image = NDArray[np.uint8]  # (height, width, 3)
 

@@ -20,7 +20,7 @@ from rlhydra.build import EVALUATION, build, load_config, start_from, stream
 from rlhydra.channel import Channel, Stopped
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.clock import Clock
-from rlhydra.config import Config, target_class
+from rlhydra.config import Config
 from rlhydra.env.environment import Environment
 from rlhydra.evaluate import play
 from rlhydra.games import Games
@@ -30,6 +30,7 @@ from rlhydra.log import Log
 from rlhydra.net.arithmetic import choose, use
 from rlhydra.record import read_yaml
 from rlhydra.schema import ConfigError
+from rlhydra.targets import target_class
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rlhydra.console import choose_mode, open_console
-from rlhydra.experiment import check, check_folder, import_nothing_from
+from rlhydra.experiment import check, check_folder
 from rlhydra.files import refuse_links
 from rlhydra.lock import sole_owner
 from rlhydra.ranking import VALIDATE, Entry, closing, read_experiment, write_experiment
 from rlhydra.schema import ConfigError
+from rlhydra.targets import import_nothing_from
 from rlhydra.trial import Trial
 
 # What was the search's and is not the trial's.

@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rlhydra.config import parse, target_class
+from rlhydra.config import parse
 from rlhydra.env.environment import Environment
+from rlhydra.targets import target_class
 from tests.conftest import composed
 
 PAGE = Path(__file__).parent.parent / "docs" / "environments.md"

@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 
 from rlhydra.choices import check_choices
 from rlhydra.composition import CONF, register
-from rlhydra.config import parse, target_class
+from rlhydra.config import parse
 from rlhydra.env.environment import Environment
 from rlhydra.env.shipped import UNPLAYABLE, game_name, games
 from rlhydra.schema import ConfigError
+from rlhydra.targets import target_class
 from tests.conftest import composed
 
 FAMILIES = {

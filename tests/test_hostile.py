@@ -1,17 +1,25 @@
 """Nobody gets in: dependencies, secrets, folders made by strangers."""
 
+import contextlib
 import importlib.metadata
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from rlhydra.build import load_config
 from rlhydra.enjoy import main as enjoy
+from rlhydra.experiment import check
 from rlhydra.record import read_yaml
 from rlhydra.report import main as report
 from rlhydra.resume import main as resume
-from tests.trials import SMALL, run
+from rlhydra.schema import ConfigError
+from tests.conftest import composed
+from tests.trials import SMALL, environment, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,3 +96,76 @@ def test_code_in_a_stranger_s_folder_is_not_run(tmp_path, command, monkeypatch, 
     monkeypatch.syspath_prepend(str(folder))
     assert command([str(folder)]) == 1
     assert not (tmp_path / "was here").exists()
+
+
+OPEN = "open({path!r}, 'w')\n"
+MODULES = {
+    "evil.Evil": ("evil.py", ""),
+    "evil.Half": ("evil.py", "class Half: pass\n"),
+    "evil.inner.Evil": ("evil/__init__.py", ""),
+    "evil.inner.agents.Evil": ("evil/__init__.py", "class Evil: pass\nclass EvilConfig: pass\n"),
+}
+
+
+@pytest.mark.parametrize("target", MODULES)
+@pytest.mark.parametrize("group", ["agent", "env", "id"])
+def test_an_installed_module_that_is_not_for_us_is_not_imported(
+    tmp_path, monkeypatch, target, group
+):
+    """Whatever a configuration names: importing it would be running it."""
+    name, text = MODULES[target]
+    path = tmp_path / "packages" / name
+    (path.parent / "inner").mkdir(parents=True)
+    (path.parent / "inner" / "__init__.py").touch()
+    path.write_text(OPEN.format(path=str(tmp_path / "was here")) + text)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    key = {"id": "env.id"}.get(group, f"{group}._target_")
+    value = f"{target.rpartition('.')[0]}:Evil-v0" if group == "id" else target
+    config = composed()
+    OmegaConf.update(config, key, value)
+    with pytest.raises(ConfigError, match=key):
+        check(config)
+    with pytest.raises(ConfigError) if group != "id" else contextlib.nullcontext():
+        load_config(OmegaConf.to_container(config, resolve=True))
+    assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy", "typing"])
+def test_started_in_a_stranger_s_folder_nothing_of_it_is_imported(tmp_path, module):
+    (tmp_path / "trial.json").write_text("{}")
+    (tmp_path / f"{module}.py").write_text("open('was here', 'w')")
+    command = [sys.executable, "-m", "rlhydra.report", "."]
+    subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=False)
+    assert not (tmp_path / "was here").exists()
+
+
+SWEEPS = {
+    "hydra.callbacks.evil._target_=os.system": "if it is yours",
+    "+experiment@hydra.callbacks=evil": "if it is yours",
+    "agent='../../../evil'": "if it is yours",
+    "--config-path=evil": "no override",
+    "hydra.launcher.ray.init.runtime_env.py_executable=evil": "if it is yours",
+    "hydra/launcher='../../evil'": "if it is yours",
+    "agent=ppo": "if they are yours: --config-dir evil",
+}
+
+
+@pytest.mark.parametrize("override", SWEEPS)
+def test_a_stranger_s_sweep_is_not_gone_on_with_by_its_own_code(
+    tmp_path, override, monkeypatch, capsys
+):
+    def start(*command):
+        raise AssertionError(command)
+
+    monkeypatch.setattr(os, "execve", start)
+    hydra = {
+        "overrides": {"hydra": [], "task": []},
+        "runtime": {"config_sources": [{"provider": "main", "path": "conf"}]},
+    }
+    hydra["overrides"]["hydra" if "launcher" in override else "task"].append(override)
+    if override == "agent=ppo":
+        hydra["runtime"]["config_sources"].append({"provider": "command-line", "path": "evil"})
+    OmegaConf.save({"hydra": hydra}, tmp_path / "multirun.yaml")
+    (tmp_path / "study.journal").touch()
+    assert resume([str(tmp_path)]) == 1
+    assert SWEEPS[override] in capsys.readouterr().err

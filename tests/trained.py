@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from rlhydra.agent.agent import Agent
 from rlhydra.build import load_config
 from rlhydra.checkpoint import Checkpoints
-from rlhydra.config import target_class
 from rlhydra.env.environment import Environment
+from rlhydra.targets import target_class
 from tests.conftest import composed
 
 

@@ -31,6 +31,7 @@ from rlhydra.env.copies import (
 from rlhydra.env.environment import Array, BrokenEnvironmentError, Environment, Step
 from rlhydra.env.spaces import agents_space, native_actions, observed, seen_space
 from rlhydra.schema import ConfigError, Positive
+from rlhydra.targets import check_registers
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +195,8 @@ def make(
         kwargs["max_episode_steps"] = cfg.max_t
     if render_mode is not None:  # not every constructor knows it
         kwargs["render_mode"] = render_mode
+    if ":" in cfg.id:
+        check_registers(cfg.id.partition(":")[0], "env.id")
     try:
         _import_quietly(cfg.id)
         env: Env[Any, Any] = gymnasium.make(cfg.id, disable_env_checker=True, **kwargs)
