@@ -13,6 +13,7 @@ after a crash or goes on with a trial that was stopped, takes over what it finds
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class Hogwild:
         self._remember((game.true_return for game in games), self.clock.frame)
 
     def _remember(self, returns: Iterable[float], frame: int) -> None:
-        for value in returns:
+        for value in filter(math.isfinite, returns):  # a session that diverges ends soon
             self._last[self._session, self._games[self._session] % WINDOW] = frame, value
             self._games[self._session] += 1
 
@@ -166,7 +167,8 @@ def _mapped(
         for array, start in zip(arrays, starts, strict=True)
     ]
     tensors = [torch.from_numpy(array) for array in found[len(counts) :]]
-    if not all(tensor.isfinite().all() for tensor in tensors):
+    # Not by torch: it compares a number with itself, and others write between the two reads.
+    if not all(np.isfinite(array).all() for array in found[len(counts) :]):
         problem = "it is damaged; delete it to go on from the sessions' checkpoints"
         raise ConfigError(str(path), problem)
     return found[: len(counts)], tensors

@@ -18,7 +18,7 @@ from rlhydra.checkpoint import Checkpoints
 from rlhydra.clock import Clock
 from rlhydra.config import OptimizerConfig
 from rlhydra.hogwild import Hogwild
-from rlhydra.net.moments import Moments
+from rlhydra.net.moments import Moments, RewardScaler
 from rlhydra.resources import SHARED_FILE
 from rlhydra.schema import ConfigError
 from tests.test_trial import fault
@@ -190,6 +190,20 @@ def test_the_last_returns_are_those_of_all(tmp_path):
     (tmp_path / "new").mkdir()
     three = join(tmp_path / "new", Toy(ADAM), 0, returns=[1.0, 2.0])
     assert three.returns == [1.0, 2.0]
+
+
+def test_one_session_s_nan_reaches_no_returns_or_statistics(tmp_path):
+    one, two = (toy.hogwild for toy in toys(tmp_path, 2, ADAM, live=True))
+    one.add([SimpleNamespace(true_return=3.0)])
+    two.add([SimpleNamespace(true_return=float("nan"))])
+    assert one.returns == [3.0]
+    parts = [RewardScaler(2, 0.99), RewardScaler(2, 0.99)]
+    memory = parts[0].shared()
+    for part in parts:
+        part.share(memory, live=False)
+    ended = np.zeros((4, 2), np.bool_)
+    assert np.isnan(parts[1](np.full((4, 2), np.nan), ended)).all()
+    assert np.isfinite(parts[0](np.ones((4, 2)), ended)).all()
 
 
 def test_statistics_are_those_of_all(tmp_path):

@@ -22,11 +22,13 @@ class Moments:
         self._prepare()
 
     def add(self, batch: NDArray[Any]) -> None:
-        """Take in `batch` (B, *shape)."""
+        """Take in `batch` (B, *shape), unless it is not finite: others may go on with the rest."""
         if self._common is not None:
             self._take(self._common)
         size = len(batch)
         delta = batch.mean(0, dtype=np.float64) - self.mean
+        if not np.isfinite(delta).all():
+            return
         total = self.count + size
         squares = self.variance * self.count + batch.var(0, dtype=np.float64) * size
         self.variance = (squares + np.square(delta) * (self.count * size / total)) / total
