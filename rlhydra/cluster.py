@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import math
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -24,6 +27,7 @@ from rlhydra.schema import ConfigError, read
 log = logging.getLogger(__name__)
 
 GRACE = 12.0  # seconds that trials have to save when the sweep is stopped
+SHORT = 24  # characters of a folder in which the paths of Ray's sockets stay below the limit of 107
 
 
 def launch(
@@ -66,6 +70,8 @@ def start(settings: DictConfig) -> None:
         with open_dict(settings):
             settings.setdefault("num_cpus", available_cores())
             settings.setdefault("num_gpus", len(available_gpus()))
+            if "_temp_dir" not in settings:
+                settings["_temp_dir"] = _own_folder()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _knock(str(settings.address))
@@ -75,6 +81,19 @@ def start(settings: DictConfig) -> None:
         raise ConfigError("hydra.launcher.ray.init", f"Ray could not be reached: {text}") from error
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray has put its own in their place
+
+
+def _own_folder() -> str:
+    """Make a folder for Ray's sockets and logs, which goes with this process."""
+    parent = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="rlhydra_", dir=parent if len(parent) <= SHORT else "/tmp")
+
+    def remove() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
 
 
 def _knock(address: str) -> None:
