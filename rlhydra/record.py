@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -132,7 +132,7 @@ class TrialRecord:
 
 
 def read_trial(folder: Path) -> TrialRecord:
-    """Read the record of the trial in `folder`; of the rows nothing is read yet.
+    """Read the record of the trial in `folder`; rows only of sessions that run.
 
     Raises:
         ConfigError: where it is no trial's folder or its trial.json cannot be understood.
@@ -236,7 +236,11 @@ def _session(folder: Path, entry: dict[str, Any]) -> SessionRecord:
     index = int(entry["index"])
     known = ("seed", "status", "frame", "wall_time", "error", "arithmetic")
     values = {name: entry[name] for name in known if entry.get(name) is not None}
-    return SessionRecord(index, folder / f"session_{index}", **values)
+    record = SessionRecord(index, folder / f"session_{index}", **values)
+    if record.status != "running" or not len(record.eval):
+        return record
+    rows = record.eval  # trial.json is written when a session begins or ends
+    return replace(record, frame=int(rows["frame"][-1]), wall_time=float(rows["wall_time"][-1]))
 
 
 def _json(path: Path) -> dict[str, Any]:

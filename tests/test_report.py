@@ -64,6 +64,13 @@ def make_trial(
     return folder
 
 
+def test_a_session_that_runs_is_as_far_as_its_rows(tmp_path):
+    running = {"index": 0, "status": "running", "frame": 0, "wall_time": 0.0}
+    folder = make_trial(tmp_path / "trial", (1.0,), status="running", sessions=[running])
+    (session,) = read_trial(folder).sessions
+    assert (session.frame, session.wall_time) == (30, 0.3)
+
+
 @pytest.fixture
 def no_pictures(monkeypatch):
     monkeypatch.setattr("rlhydra.report.draw_trial", lambda *_: [])
