@@ -49,7 +49,7 @@ from rlhydra.config import (
     Scheduled,
 )
 from rlhydra.env.environment import Transition
-from rlhydra.memory.rollout import Rollout, explained_variance
+from rlhydra.memory.rollout import Rollout, explained_variance, rows
 from rlhydra.net.actor_critic import ActorCritic, in_chunks
 from rlhydra.net.head import Head
 from rlhydra.net.moments import Moments, RewardScaler
@@ -249,6 +249,8 @@ class PPO(Agent):
         if self.reward_scaler is not None:
             rollout.reward[:] = self.reward_scaler(rollout.reward, rollout.ended)
         obs = self._tensor(rollout.obs.numpy()).flatten(0, 1)
+        if obs.dim() == 4:  # images: moved once, not for every minibatch
+            obs = obs.contiguous(memory_format=torch.channels_last)
         output, value = in_chunks(self.net, obs)
         cut_values = None
         if rollout.cut_at:
@@ -276,11 +278,11 @@ class PPO(Agent):
         """Yield every sample once, in random minibatches, shuffled and normalised in one go."""
         size = self.cfg.minibatch_size
         order = torch.randperm(len(batch.advantage), generator=self.generator, device=self.device)
-        shuffled = Batch(*(x.index_select(0, order) for x in batch))
+        shuffled = Batch(*(rows(x, order) for x in batch))
         if self.cfg.normalise_advantage:
-            rows = shuffled.advantage.view(-1, size)
-            std, mean = torch.std_mean(rows, 1, keepdim=True)
-            shuffled = shuffled._replace(advantage=((rows - mean) / (std + 1e-8)).flatten())
+            advantage = shuffled.advantage.view(-1, size)
+            std, mean = torch.std_mean(advantage, 1, keepdim=True)
+            shuffled = shuffled._replace(advantage=((advantage - mean) / (std + 1e-8)).flatten())
         yield from map(Batch, *(x.split(size) for x in shuffled))
 
     def play(

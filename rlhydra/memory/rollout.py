@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlhydra.env.environment import Transition
 
@@ -40,6 +41,16 @@ def explained_variance(values: Floats, targets: Floats) -> float:
     """Return 1 - Var(target - value) / Var(target), or 0 where the targets do not vary."""
     variance = float(np.var(targets))
     return 1.0 - float(np.var(targets - values)) / variance if variance > 0 else 0.0
+
+
+def rows(x: Tensor, index: Tensor) -> Tensor:
+    """Return the rows of `x` (B, ...) at `index`; images keep their channels last in memory.
+
+    `index_select` would put them first, and each network would have to move them back.
+    """
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return x.index_select(0, index)
 
 
 class Rollout:

@@ -55,14 +55,14 @@ def choose(cfg: AgentConfig, device: torch.device, max_frame: int) -> Arithmetic
 def use(arithmetic: Arithmetic, parts: Iterable[nn.Module]) -> bool:
     """Compute the networks on images in `parts` so; return whether there is one."""
     networks = [
-        module
+        (module, module[0])
         for part in parts
         for module in part.modules()
         if isinstance(module, Network) and len(module) and isinstance(module[0], Pixels)
     ]
-    for network in networks:
+    for network, pixels in networks:
         if arithmetic.precision == "bfloat16":
-            network.precision = torch.bfloat16
+            network.precision = pixels.precision = torch.bfloat16
         if arithmetic.compiled:
             network.compile(dynamic=False)
     return bool(networks)

@@ -108,12 +108,17 @@ def _body(cfg: NetConfig, obs_space: Box) -> tuple[list[nn.Module], int]:
 class Pixels(nn.Module):
     """Turns bytes into [0, 1], as late as here: uint8 is a quarter of the memory traffic.
 
-    With the channels last in memory the convolutions behind take two thirds of the time.
+    With the channels last in memory the convolutions behind take two thirds of the time. Moved
+    there as bytes, pixels take half the time that one conversion of type and place would.
     """
 
+    precision = torch.float32  # bfloat16 has every byte exactly
+
     def forward(self, obs: Tensor) -> Tensor:
-        """Return `obs` (B, C, H, W) as floats."""
-        return obs.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
+        """Return `obs` (B, C, H, W) as floats; those that are floats already stay as they are."""
+        last = obs.contiguous(memory_format=torch.channels_last)
+        floats = last.to(self.precision)
+        return floats if obs.is_floating_point() else floats.mul_(1 / 255)
 
 
 def _nature(channels: int) -> list[nn.Module]:
