@@ -18,7 +18,7 @@ from rlhydra.schema import ConfigError
 from rlhydra.targets import target_class
 
 # Branches of a session's seed: nothing that is random in it shares a stream.
-AGENT, ENVIRONMENT, EVALUATION = range(3)
+AGENT, ENVIRONMENT, EVALUATION, GAMES, FOOTAGE = range(5)
 
 
 def stream(seed: int, index: int, branch: int, *more: int) -> np.random.SeedSequence:

@@ -103,6 +103,7 @@ class MetaConfig:
     max_retries: Annotated[int, NonNegative]
     keep_trials: Annotated[int, Positive] | None
     histograms: bool
+    video_frequency: Annotated[int, Positive] | None
     progress: bool | None
 
 
@@ -288,6 +289,7 @@ def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
 INCIDENTAL = (
     "max_trial", "progress", "num_cpus", "num_gpus", "search_resources", "max_retries", "keep",
     "keep_trials", "checkpoint_interval", "histograms",
+    "video_frequency",
 )  # fmt: skip
 
 

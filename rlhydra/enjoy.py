@@ -7,15 +7,13 @@ import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from rlhydra.build import stream
+from rlhydra.build import GAMES, stream
 from rlhydra.config import Config
-from rlhydra.env.environment import Environment, Game, Recording
-from rlhydra.evaluate import LONGEST
+from rlhydra.env.environment import Environment, Game
+from rlhydra.evaluate import Played, first_games
 from rlhydra.film import draw_off_screen, has_display, points, show, tiled, write_video
 from rlhydra.games import FILE, KEPT, KeptGame, read_game
 from rlhydra.metrics import interval
@@ -26,15 +24,7 @@ from rlhydra.schema import ConfigError
 from rlhydra.targets import import_nothing_from, target_class
 from rlhydra.wording import number
 
-GAMES = 3  # a branch of the seed beside those of a session
 COPIES = 16  # that play at once, at most
-
-
-class Played(NamedTuple):
-    """A game, and what shows it again; None where it was cut for its length."""
-
-    game: Game
-    recording: Recording | None
 
 
 @dataclass(frozen=True)
@@ -155,42 +145,21 @@ def play_games(
 
     Without `sample` actions are chosen as in the trial's evaluations.
     """
-    env_class = target_class(player.config.env_target, Environment)
+    config, meta = player.config, player.config.meta
+    env_class = target_class(config.env_target, Environment)
     played: list[Played] = []
     while len(played) < episodes:
         streams = stream(seed, player.session, GAMES, len(played))
         copies = min(COPIES, episodes - len(played))
         # Made anew: some environments reset differently once used, and would not replay.
-        env = env_class(player.config.env, copies, streams, training=False)
+        env: Environment = env_class(config.env, copies, streams, training=False)
+        default = env.sampled if meta.eval_sample is None else meta.eval_sample
+        chosen = default if sample is None else sample
         try:
-            played += _first_games(player, env, streams, sample)
+            played += first_games(player.agent, env, streams, sample=chosen)
         finally:
             env.close()
     return played
-
-
-def _first_games(
-    player: Player, env: Environment, streams: np.random.SeedSequence, sample: bool | None
-) -> list[Played]:
-    """Play one game in each copy."""
-    agent, meta = player.agent, player.config.meta
-    env_seed, action_seed = streams.spawn(2)
-    default = env.sampled if meta.eval_sample is None else meta.eval_sample
-    generator = torch.Generator(agent.device).manual_seed(int(action_seed.generate_state(1)[0]))
-    chosen = generator if (default if sample is None else sample) else None
-    obs, memory = env.reset(env_seed), None
-    ended: dict[int, Played] = {}
-    for _ in range(LONGEST):
-        action, memory = agent.play(obs, memory, chosen)
-        _, obs = env.step(action)
-        for game in env.games:
-            if game.copy not in ended:
-                ended[game.copy] = Played(game, env.recording(game))
-        if len(ended) == env.num_envs:
-            break
-    cut = (Played(game, None) for game in env.running() if game.copy not in ended)
-    ended |= {one.game.copy: one for one in cut}
-    return [ended[copy] for copy in range(env.num_envs)]
 
 
 def _checked(config: Config, played: Played, *, training: bool) -> Generator[Moment]:

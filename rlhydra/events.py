@@ -87,6 +87,10 @@ class EventFile:
         ]
         self._add(step, _part(5, b"".join(summary)))
 
+    def image(self, step: int, tag: str, encoded: bytes) -> None:
+        """Add a picture, which may move, as the bytes of a PNG, JPEG or GIF."""
+        self._add(step, _part(5, _part(1, _part(1, tag.encode()) + _part(4, _part(4, encoded)))))
+
     def close(self) -> None:
         """Close the file; what waits is lost."""
         self._file.close()

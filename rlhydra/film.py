@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import os
@@ -27,6 +28,9 @@ BACKGROUND = (24, 26, 30)
 INK = (235, 235, 235)
 OVER = (140, 146, 156)  # the ink, and the shade, of a game that has ended
 HOLD = 1.0  # seconds that the last picture stays
+SMALL = 240  # pixels of an animation's width
+SHORT = 2000  # frames of a game that an animation shows, at most
+PICTURES = 200  # that it is made of, at most
 
 
 def tiled(games: Sequence[Iterable[Moment]], rate: float) -> Iterator[Image]:
@@ -106,6 +110,21 @@ def write_video(path: Path, pictures: Iterator[Image], rate: float) -> None:
         writer.send(np.ascontiguousarray(first))
         for picture in pictures:
             writer.send(np.ascontiguousarray(picture))
+
+
+def animation(game: Iterable[Moment], rate: float) -> bytes:
+    """Return the beginning of a game as a small GIF, at its own pace."""
+    shown = [moment.image for moment in itertools.islice(game, SHORT)]
+    every = math.ceil(len(shown) / PICTURES)
+    height, width = shown[0].shape[:2]
+    size = (SMALL, round(height * SMALL / width))
+    first, *others = (
+        Pictures.fromarray(image).resize(size, Pictures.Resampling.BOX) for image in shown[::every]
+    )
+    written = io.BytesIO()
+    pace = max(20, round(1000 * every / rate))  # ms; browsers show nothing faster
+    first.save(written, "GIF", save_all=True, append_images=others, duration=pace, loop=0)
+    return written.getvalue()
 
 
 def has_display() -> bool:

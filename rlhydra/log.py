@@ -212,6 +212,10 @@ class Log:
         """Let TensorBoard show the distribution of each array or tensor of nested weights."""
         self.events.histograms(frame, dict(_arrays(weights, "weights")))
 
+    def film(self, frame: int, animation: bytes) -> None:
+        """Let TensorBoard show a game of evaluation, a GIF."""
+        self.events.image(frame, "eval/game", animation)
+
     def _flush_in_time(self) -> None:
         """Write what has waited for so long; where the disk is full, say so and let it wait on."""
         now = time.perf_counter()

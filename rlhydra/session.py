@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ import numpy as np
 import torch
 
 from rlhydra.agent.agent import Diverged, finite
-from rlhydra.build import EVALUATION, build, load_config, start_from, stream
+from rlhydra.build import EVALUATION, FOOTAGE, build, load_config, start_from, stream
 from rlhydra.channel import Channel, Stopped
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.clock import Clock
 from rlhydra.config import Config
-from rlhydra.env.environment import Environment
+from rlhydra.env.environment import Environment, Game
 from rlhydra.evaluate import play
 from rlhydra.games import Games
 from rlhydra.hogwild import Hogwild
@@ -124,19 +125,25 @@ class Session:
             agent.observe(transition)
             clock.tick(env.num_envs)
             if env.games:
-                log.games(env.games, clock.frame)
-                self.games.add(env, clock.frame)
-                if self.hogwild is not None:
-                    self.hogwild.add(env.games)
+                self._count(env.games)
             log.add(finite(agent.update(clock)))
             if clock.due(meta.log_frequency):
                 log.train(clock, self.opt_step)
             if clock.due(meta.eval_frequency):
                 self._evaluate()
+            if meta.video_frequency and clock.due(meta.video_frequency):
+                self._film()
             if self.channel.save_wanted:
                 self._save_in_time(at_once=True)
         self._save()
         return "completed" if clock.done and not self._unscored else "interrupted"
+
+    def _count(self, games: Sequence[Game]) -> None:
+        """Take note of games that have just ended."""
+        self.log.games(games, self.clock.frame)
+        self.games.add(self.env, self.clock.frame)
+        if self.hogwild is not None:
+            self.hogwild.add(games)
 
     def _evaluate(self) -> None:
         """Write an eval row, keep the best weights, save what resuming needs, tell the trial."""
@@ -198,6 +205,22 @@ class Session:
             stopped=lambda: self.channel.stopped,
         )
         return [game.true_return for game in games]
+
+    def _film(self) -> None:
+        """Let TensorBoard show a game of the agent as it is now."""
+        if self.hogwild is not None and self.index:
+            return
+        from rlhydra.footage import footage  # drawing takes long to import
+
+        seed = stream(self.config.seed, self.index, FOOTAGE, self.clock.frame)
+        try:
+            with self._latest():
+                film = footage(self.config, self.agent, seed, lambda: self.channel.stopped)
+        except ConfigError as error:
+            self._warn(f"no films for TensorBoard: {error}")
+            return
+        if film is not None:
+            self.log.film(self.clock.frame, film)
 
     def _save_in_time(self, *, at_once: bool = False) -> None:
         """Write what is due: the full state or the best weights; a full disk is for later."""

@@ -1,8 +1,11 @@
+import io
 import itertools
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from rlhydra.clock import Clock
@@ -60,7 +63,7 @@ def test_rows_stand_at_the_frames_promised(
 
 
 def test_the_columns_and_tags_are_those_that_the_documentation_lists(tmp_path):
-    train(tmp_path, settings("meta.histograms=true"))
+    train(tmp_path, settings("meta.histograms=true", "meta.video_frequency=1000"))
     text = DOCS.read_text()
     for name in ("episodes.csv", "eval.csv", "train.csv"):
         described = re.search(rf"^### `{name}`$(.*?)^##", text, re.M | re.S)[1]
@@ -111,3 +114,23 @@ def test_keep_all_leaves_the_weights_of_every_evaluation(tmp_path):
     kept = sorted(int(path.stem.split("-")[1]) for path in folder.glob("weights-*.json"))
     assert kept == frames(tmp_path / "eval.csv")
     assert (folder / "best.json").exists()
+
+
+def test_films_reach_tensorboard_and_change_nothing_else(tmp_path):
+    plain = ("env.max_frame=1024", "env.num_envs=8", "meta.eval_frequency=512")
+    train(tmp_path / "without", settings(*plain))
+    train(tmp_path / "with", settings(*plain, "meta.video_frequency=500"))
+    assert timeless(tmp_path / "with") == timeless(tmp_path / "without")
+    (events,) = (tmp_path / "with").glob("events.out.tfevents*")
+    loaded = EventAccumulator(str(events), {"images": 0})
+    loaded.Reload()
+    films = loaded.Images("eval/game")
+    assert [film.step for film in films] == [504, 1000, 1024]
+    with Image.open(io.BytesIO(films[-1].encoded_image_string)) as film:
+        assert (film.format, film.width, film.height) == ("GIF", 240, 160)
+        assert film.n_frames > 8
+
+
+def test_an_environment_without_pictures_is_not_filmed_and_trains_on(tmp_path):
+    overrides = ("env=gym", "env.id=tests.environments:Counting-v0", "meta.video_frequency=100")
+    assert train(tmp_path, settings(*overrides, "env.max_frame=256")) == "completed"

@@ -55,10 +55,10 @@ def choose(cfg: AgentConfig, device: torch.device, max_frame: int) -> Arithmetic
 def use(arithmetic: Arithmetic, parts: Iterable[nn.Module]) -> bool:
     """Compute the networks on images in `parts` so; return whether there is one."""
     networks = [
-        (module, module[0])
+        (module, first)
         for part in parts
         for module in part.modules()
-        if isinstance(module, Network) and len(module) and isinstance(module[0], Pixels)
+        if isinstance(module, Network) and isinstance(first := next(iter(module), None), Pixels)
     ]
     for network, pixels in networks:
         if arithmetic.precision == "bfloat16":
