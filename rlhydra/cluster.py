@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import logging
 import math
 import shutil
@@ -11,6 +12,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -36,7 +38,7 @@ def launch(
     """Run a trial for each list of overrides; the failure of one is in its return, not raised."""
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
-    start(launcher.ray_cfg.init)
+    start(launcher)
     remote = _remote(launcher)
     tasks = [
         _submit(launcher, remote, overrides, number)
@@ -52,7 +54,7 @@ def launch(
 
 def slots(launcher: Any) -> int:
     """Return how many trials fit at once on what runs."""
-    start(launcher.ray_cfg.init)
+    start(launcher)
     remote = _remote(launcher)
     share = {"CPU": remote["num_cpus"], "GPU": remote["num_gpus"]}
 
@@ -62,18 +64,20 @@ def slots(launcher: Any) -> int:
     return max(1, sum(map(fits, _nodes())))
 
 
-def start(settings: DictConfig) -> None:
+def start(launcher: Any) -> None:
     """Connect to the cluster that the settings name, or start Ray here for this process alone."""
     if ray.is_initialized():
         return
-    if settings.address == "local":
-        with open_dict(settings):
-            settings.setdefault("num_cpus", available_cores())
-            settings.setdefault("num_gpus", len(available_gpus()))
-            if "_temp_dir" not in settings:
-                settings["_temp_dir"] = _own_folder()
+    settings: DictConfig = launcher.ray_cfg.init
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        if settings.address == "local":
+            with open_dict(settings):
+                settings.setdefault("num_cpus", available_cores())
+                settings.setdefault("num_gpus", len(available_gpus()))
+                if "_temp_dir" not in settings:
+                    place = private_folder(Path(str(launcher.config.hydra.sweep.dir)))
+                    settings["_temp_dir"] = _make_private(place)
         _knock(str(settings.address))
         start_ray(settings)
     except (OSError, RuntimeError, ValueError) as error:
@@ -83,17 +87,24 @@ def start(settings: DictConfig) -> None:
         signal.signal(number, handler)  # Ray has put its own in their place
 
 
-def _own_folder() -> str:
-    """Make a folder for Ray's sockets and logs, which goes with this process."""
+def private_folder(sweep: Path) -> Path:
+    """Return where Ray's sockets and logs lie while the sweep runs."""
+    name = f"rlhydra_{hashlib.sha256(str(sweep.resolve()).encode()).hexdigest()[:12]}"
     parent = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="rlhydra_", dir=parent if len(parent) <= SHORT else "/tmp")
+    return Path(parent if len(parent) <= SHORT else "/tmp") / name
+
+
+def _make_private(folder: Path) -> str:
+    """Make `folder`, which goes with this process; what a killed driver left there is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
 
     def remove() -> None:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
-    return folder
+    return str(folder)
 
 
 def _knock(address: str) -> None:

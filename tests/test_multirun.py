@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from rlhydra.cluster import private_folder
 from rlhydra.ranking import read_experiment
 from tests.trials import environment, timeless, wait_for
 
@@ -227,6 +228,7 @@ def finish(folder):
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
     assert not [path for path in folder.iterdir() if path.name.isdigit() and path.name not in "01"]
     wait_for(lambda: not processes(folder))
+    assert not private_folder(folder).exists()
     for number in (0, 1):
         rows = (folder / str(number) / "session_0" / "eval.csv").read_text().splitlines()
         frames = [int(row.partition(",")[0]) for row in rows[1:]]
