@@ -35,7 +35,7 @@ class SessionState:
     frame: int = 0
     wall_time: float = 0.0
     error: str | None = None
-    arithmetic: str | None = None  # of networks on images
+    arithmetic: str | None = None  # of networks, where it was a choice
 
 
 class SessionProcess:

@@ -54,7 +54,7 @@ class SessionRecord:
     frame: int | None = None
     wall_time: float | None = None
     error: str | None = None
-    arithmetic: str | None = None  # of networks on images
+    arithmetic: str | None = None  # of networks, where it was a choice
 
     @property
     def counted(self) -> bool:

@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from rlhydra.config import NetConfig
 from rlhydra.net import arithmetic
 from rlhydra.net.arithmetic import Arithmetic, choose, use
+from rlhydra.net.critics import Critics
 from rlhydra.net.trunk import Network, network
 from rlhydra.schema import ConfigError
 
@@ -40,7 +41,7 @@ def test_bfloat16_where_the_processor_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     expected = "bfloat16" if able.get("avx512_bf16") else "float32"
-    assert choose(settings(), CPU, 1000) == (expected, False)
+    assert choose(settings(), CPU, 1000) == (expected, False, False)
     assert choose(settings("float32"), CPU, 1000).precision == "float32"
     assert choose(settings("bfloat16"), CPU, 1000).precision == "bfloat16"
 
@@ -75,6 +76,24 @@ def test_networks_on_vectors_stay_as_they_are() -> None:
     net = network(cfg, Box(-1, 1, (3,), np.float32), 3)
     assert not use(Arithmetic("bfloat16", compiled=True), [net])
     assert net.precision == torch.float32
+
+
+def test_wide_layers_beside_an_ensemble_of_critics_take_the_precision_asked_for() -> None:
+    cfg = NetConfig("auto", (256, 256), "relu", layer_norm=False, shared=False, init="orthogonal")
+    space = Box(-1, 1, (3,), np.float32)
+    torch.manual_seed(0)
+    policy, critics = network(cfg, space, 2), Critics(cfg, cfg.hidden, 2, space, 1, 1)
+    obs, action = torch.randn(5, 3), torch.rand(5, 1)
+    exact = policy(obs), 1000 * critics(obs, action)
+    assert not use(Arithmetic("bfloat16", compiled=False), [policy, critics])
+    assert not use(Arithmetic("bfloat16", compiled=False, vectors=True), [policy])
+    assert use(Arithmetic("bfloat16", compiled=False, vectors=True), [policy, critics])
+    rough = policy(obs), 1000 * critics(obs, action)
+    for one, other in zip(exact, rough, strict=True):
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        # Values of hundreds are off by a percent: the last layer computes in float32.
+        torch.testing.assert_close(other, one, atol=0.01 * one.abs().max().item(), rtol=0)
 
 
 @pytest.mark.slow

@@ -1,18 +1,20 @@
-"""How networks on images are computed: in which precision, and compiled or not.
+"""How networks are computed: in which precision, and compiled or not.
 
-Networks on vectors are small: what they take is the calls, not the arithmetic, and neither helps.
+Most networks on vectors are small: what they take is the calls, not the arithmetic. Only the wide
+ones of agents that learn from batches of a memory gain, and only by their precision.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from rlhydra.config import AgentConfig
+from rlhydra.net.critics import EnsembleLinear
 from rlhydra.net.trunk import Network, Pixels
 from rlhydra.schema import ConfigError
 
@@ -21,13 +23,15 @@ BFLOAT16 = ("avx512_bf16", "amx_bf16")
 # Compiling takes minutes the first time, and seconds from its cache: frames that earn them back.
 LONG = 1_000_000
 COMPILERS = ("c++", "g++", "clang++")
+WIDE = 256  # units on both sides of a layer whose product is worth a conversion
 
 
 class Arithmetic(NamedTuple):
-    """What was chosen for an agent's networks on images."""
+    """What was chosen for an agent's networks."""
 
     precision: str
     compiled: bool
+    vectors: bool = False  # whether the precision is also that of wide networks on vectors
 
     def __str__(self) -> str:
         return f"{self.precision}{', compiled' if self.compiled else ''}"
@@ -49,11 +53,11 @@ def choose(cfg: AgentConfig, device: torch.device, max_frame: int) -> Arithmetic
     if compiled and not compiler:
         problem = f"none of {', '.join(COMPILERS)} is installed; install one, or use false"
         raise ConfigError("agent.compile", problem)
-    return Arithmetic(precision, compiled)
+    return Arithmetic(precision, compiled, cfg.precision == "bfloat16")
 
 
-def use(arithmetic: Arithmetic, parts: Iterable[nn.Module]) -> bool:
-    """Compute the networks on images in `parts` so; return whether there is one."""
+def use(arithmetic: Arithmetic, parts: Sequence[nn.Module]) -> bool:
+    """Compute those networks in `parts` so that gain by it; return whether there is one."""
     networks = [
         (module, first)
         for part in parts
@@ -65,4 +69,25 @@ def use(arithmetic: Arithmetic, parts: Iterable[nn.Module]) -> bool:
             network.precision = pixels.precision = torch.bfloat16
         if arithmetic.compiled:
             network.compile(dynamic=False)
-    return bool(networks)
+    wide = list(_wide(parts)) if arithmetic.vectors else []
+    for layers in wide:
+        layers.precision = torch.bfloat16
+    return bool(networks or wide)
+
+
+def _wide(parts: Sequence[nn.Module]) -> Iterator[Network | EnsembleLinear]:
+    """Yield what computes wide products, of agents that have an ensemble of critics.
+
+    The others have their step on vectors written out in numpy.
+    """
+    modules = [module for part in parts for module in part.modules()]
+    if not any(isinstance(module, EnsembleLinear) for module in modules):
+        return
+    for module in modules:
+        if isinstance(module, EnsembleLinear):
+            if min(module.weight.shape[1:]) >= WIDE:
+                yield module
+        elif isinstance(module, Network) and any(
+            isinstance(layer, nn.Linear) and min(layer.weight.shape) >= WIDE for layer in module
+        ):
+            yield module

@@ -26,6 +26,10 @@ _IN_PLACE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
 }
 
 
+# A linear layer's weight and bias, if it is one, and what follows.
+Step = tuple[Tensor | None, Tensor | None, Callable[[Tensor], Tensor] | None]
+
+
 class Network(nn.Sequential):
     """Layers one after the other, linear ones and their activations as functions.
 
@@ -37,8 +41,7 @@ class Network(nn.Sequential):
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
         # Tuples, not closures: a deep copy must refer to its own parameters.
-        self._steps: list[tuple[Tensor | None, Tensor | None, Callable[[Tensor], Tensor] | None]]
-        self._steps = []
+        self._steps: list[Step] = []
         for before, layer in zip((None, *layers), layers, strict=False):
             if isinstance(layer, nn.Linear):
                 self._steps.append((layer.weight, layer.bias, None))
@@ -50,17 +53,22 @@ class Network(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """Return the last layer's output."""
         if self.precision == torch.float32:
-            return self._through(input)
+            return _through(input, self._steps)
+        # Outputs, such as values of hundreds, need float32's digits: a last layer without an
+        # activation computes in it.
+        exact = [step for step in self._steps[-1:] if step[2] is None]
         with torch.autocast(input.device.type, self.precision):
-            return self._through(input).to(torch.float32)
+            features = _through(input, self._steps[: len(self._steps) - len(exact)])
+        return _through(features.to(torch.float32), exact)
 
-    def _through(self, x: Tensor) -> Tensor:
-        for weight, bias, function in self._steps:
-            if weight is not None:
-                x = F.linear(x, weight, bias)
-            if function is not None:
-                x = function(x)
-        return x
+
+def _through(x: Tensor, steps: Sequence[Step]) -> Tensor:
+    for weight, bias, function in steps:
+        if weight is not None:
+            x = F.linear(x, weight, bias)
+        if function is not None:
+            x = function(x)
+    return x
 
 
 def network(cfg: NetConfig, obs_space: Box, outputs: int | None, last_gain: float = 1.0) -> Network:
