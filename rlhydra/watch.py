@@ -40,7 +40,7 @@ class _Seen:
     def look(self) -> list[str]:
         """Read the folders of trials that have not ended; return a line for each that has now."""
         lines: list[str] = []
-        self.running = {}
+        running: dict[int, int] = {}
         for index in range(self.trials):
             path = self.folder / str(index)
             if index in self.ended or not (path / "trial.json").exists():
@@ -53,7 +53,8 @@ class _Seen:
                 self.ended[index] = (trial.status, score, frames)
                 lines.append(f"trial {index} {trial.status:<9} {number(score):>8} {count(frames)}")
             elif trial.status == "running":
-                self.running[index] = frames
+                running[index] = frames
+        self.running = running  # at once: it is shown by another thread
         return lines
 
     def text(self) -> Text:
