@@ -43,6 +43,7 @@ __all__ = [
     "defining_settings",
     "differing_keys",
     "digest",
+    "flat",
     "parse",
 ]
 
@@ -276,7 +277,7 @@ def digest(composed: DictConfig) -> str:
 
 def defining_settings(composed: DictConfig) -> dict[str, Any]:
     """Return what defines a trial's result, by dotted names."""
-    return _flat(_defining(composed))
+    return flat(_defining(composed))
 
 
 def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
@@ -311,11 +312,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Return the values of nested groups by dotted names."""
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat.update(_flat(cast("dict[str, Any]", value), f"{where}{key}."))
+            values.update(flat(cast("dict[str, Any]", value), f"{where}{key}."))
         else:
-            flat[f"{where}{key}"] = value
-    return flat
+            values[f"{where}{key}"] = value
+    return values

@@ -254,10 +254,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, *, resolve: bool) -> dict[str, Any]:
-    """Read what Hydra wrote, to be shown; with `resolve` references are, but for `oc.env`.
-
-    Those can be secrets. Where others do not resolve outside the run, all stay as written.
-    """
+    """Read what Hydra wrote; with `resolve` as it can be shown, `without_secrets`."""
     if not path.is_file():
         return {}
     try:
@@ -266,8 +263,14 @@ def read_yaml(path: Path, *, resolve: bool) -> dict[str, Any]:
         problem = " ".join(str(error).split())
         raise ConfigError(str(path), f"expected YAML as Hydra writes it: {problem}") from None
     written = cast("dict[str, Any]", OmegaConf.to_container(config))
-    if not resolve:
-        return written
+    return without_secrets(written) if resolve else written
+
+
+def without_secrets(written: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with its references resolved, but for `oc.env`: those can be secrets.
+
+    Where others do not resolve outside the run, all stay as written.
+    """
     try:
         shown = OmegaConf.create(_literal(written))
         return cast("dict[str, Any]", OmegaConf.to_container(shown, resolve=True))

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rlhydra.baseline import random_return
-from rlhydra.config import Config, defining_settings, digest, parse
+from rlhydra.config import Config, defining_settings, digest, flat, parse
 from rlhydra.console import (
     Progress,
     choose_mode,
@@ -33,7 +33,7 @@ from rlhydra.events import EventFile
 from rlhydra.files import write_atomically
 from rlhydra.processes import Judge, Sessions, SessionState
 from rlhydra.provenance import git_commit, versions
-from rlhydra.record import read_trial
+from rlhydra.record import read_trial, without_secrets
 from rlhydra.report import write_report
 from rlhydra.resources import SHARED_FILE, available_cores, available_gpus, share
 from rlhydra.schema import ConfigError
@@ -81,7 +81,7 @@ class Trial:
             "git_commit": git_commit(),
             "config_hash": digest(composed),
         }
-        self._settings = defining_settings(composed)
+        self._settings = _shown(composed)
         meta = self.config.meta
         halving = judge is not None and meta.search_scheduler is not None
         self.share = share(meta, available_cores(), available_gpus(), together=halving)
@@ -302,6 +302,14 @@ class Trial:
         if self.status == "interrupted" and self._signal is not None:
             return 128 + self._signal
         return 0 if self.status in ("completed", "pruned") else 1
+
+
+def _shown(composed: DictConfig) -> dict[str, Any]:
+    """Return what defines the trial; references to the process's environment stay as written."""
+    written = flat(without_secrets(cast("dict[str, Any]", OmegaConf.to_container(composed))))
+    hidden = {key: text for key, text in written.items() if "oc.env:" in str(text)}
+    settings = defining_settings(composed)
+    return {key: hidden.get(key, value) for key, value in settings.items()}
 
 
 def _finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -51,19 +52,17 @@ def test_what_is_shown_of_a_configuration_keeps_secrets_to_the_environment(tmp_p
 
 
 @pytest.mark.slow
-def test_a_secret_is_in_no_file_of_a_run(tmp_path):
+def test_a_secret_is_in_no_file_of_a_run(tmp_path, monkeypatch):
     folder = tmp_path / "trial"
-    os.environ["RLHYDRA_TEST_SECRET"] = "0.512345678"
-    try:
-        secret = "agent.max_grad_norm=${oc.env:RLHYDRA_TEST_SECRET}"
-        code, text = run(folder, *SMALL, "meta.max_session=1", secret)
-    finally:
-        del os.environ["RLHYDRA_TEST_SECRET"]
-    assert code == 0, text
-    found = [
-        path for path in folder.rglob("*") if path.is_file() and b"12345678" in path.read_bytes()
-    ]
-    assert not found
+    monkeypatch.setenv("SECRET_NUMBER", "0.512345678")
+    monkeypatch.setenv("SECRET_TEXT", "rgb_array")
+    number = "agent.max_grad_norm=${oc.env:SECRET_NUMBER}"
+    text = "env.kwargs.render_mode=${oc.env:SECRET_TEXT}"
+    code, said = run(folder, *SMALL, "meta.max_session=1", number, text)
+    assert code == 0, said
+    secrets = (b"12345678", struct.pack("<d", 0.512345678), b"rgb_array")
+    contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert not [p for p, data in contents.items() if any(secret in data for secret in secrets)]
 
 
 @pytest.mark.parametrize("command", [resume, report, enjoy])
