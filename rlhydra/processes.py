@@ -58,7 +58,7 @@ class SessionProcess:
         self._silent = False  # the pipe's other end was closed
         own = folder / f"session_{state.index}"
         own.mkdir(exist_ok=True)
-        program = "from rlhydra.session import main; main()"
+        program = "from rlhydra.session_process import main; main()"
         arguments = [sys.executable, "-P", "-c", program]
         # A session has signals blocked until it listens: one that comes earlier is not lost.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

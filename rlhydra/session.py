@@ -1,13 +1,11 @@
-"""A session: one seed of one configuration, in a process of its own."""
+"""A session: one seed of one configuration."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import logging
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhydra.agent.agent import Diverged, finite
-from rlhydra.build import EVALUATION, FOOTAGE, build, load_config, start_from, stream
-from rlhydra.channel import Channel, Stopped
+from rlhydra.agent.agent import finite
+from rlhydra.build import EVALUATION, FOOTAGE, build, start_from, stream
+from rlhydra.channel import Channel
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.clock import Clock
 from rlhydra.config import Config
@@ -26,7 +24,6 @@ from rlhydra.env.environment import Environment, Game
 from rlhydra.evaluate import play
 from rlhydra.games import Games
 from rlhydra.hogwild import Hogwild
-from rlhydra.lock import sole_writer
 from rlhydra.log import Log
 from rlhydra.net.arithmetic import choose, use
 from rlhydra.record import read_yaml
@@ -307,39 +304,3 @@ class Session:
             self.env.close()
             if self.evaluation is not None:
                 self.evaluation.close()
-
-
-def main() -> None:
-    """Run session INDEX of the trial in FOLDER, the child process of a trial."""
-    folder, index, messages = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    channel = Channel(messages)
-    try:
-        train(folder, index, channel)
-    except Stopped:
-        channel.send(state="interrupted")
-    except Exception as error:
-        traceback.print_exc()
-        text = str(error) if isinstance(error, (ConfigError, Diverged)) else _described(error)
-        state = "diverged" if isinstance(error, Diverged) else "failed"
-        channel.send(state=state, error=text, final=isinstance(error, ConfigError))
-        sys.exit(1)
-
-
-def train(folder: Path, index: int, channel: Channel) -> None:
-    """Run a session as `channel` orders."""
-    orders = channel.orders()
-    config = load_config(orders["config"])
-    own = folder / f"session_{index}"
-    with sole_writer(own, lambda: channel.stopped):
-        device = "cuda" if orders["gpu"] and torch.cuda.is_available() else "cpu"
-        threads, rows = orders["threads"], orders["rows"]
-        session = Session(config, index, own, channel, threads, device, rows=rows)
-        with contextlib.closing(session):
-            session.report("running", arithmetic=session.arithmetic)
-            ending = session.run()
-        session.report(ending)
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
