@@ -68,7 +68,7 @@ def project(tmp_path, monkeypatch):
     """A folder with the files that the pages show, importable."""
     for page in (README, AGENT_PAGE, ROOT / "docs" / "from-slm-lab.md"):
         write_files(page, tmp_path)
-    page = ROOT / "docs" / "environments.md"
+    page = ROOT / "docs" / "environments" / "index.md"
     (tmp_path / "corridor.py").write_text(blocks(page, "python")[0], "utf-8")
     (tmp_path / "my_conf" / "env" / "corridor.yaml").write_text(blocks(page, "yaml")[0], "utf-8")
     # As if the package of the page were installed.

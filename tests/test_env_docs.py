@@ -1,4 +1,4 @@
-"""The example of docs/environments.md, used as the page says."""
+"""The pages of docs/environments: the example is used as it says, the tables are true."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import gymnasium
 import numpy as np
 import pytest
 
+from rlhydra.baseline import known
+from rlhydra.composition import CONF
 from rlhydra.config import parse
 from rlhydra.env.environment import Environment
 from rlhydra.targets import target_class
+from rlhydra.wording import count
 from tests.conftest import composed
 
-PAGE = Path(__file__).parent.parent / "docs" / "environments.md"
+PAGES = Path(__file__).parent.parent / "docs" / "environments"
+PAGE = PAGES / "index.md"
+ROW = re.compile(r"^\| `(\w+)` \| `(\S+)` \| .* \| (\S+) \| ([-\d.,]*)\D.* \|$", re.MULTILINE)
 
 
 def block(language: str) -> str:
@@ -49,3 +54,17 @@ def test_an_environment_of_ones_own(named, folder):
         games += env.games
     assert games
     assert all(1 <= game.length == -game.true_return <= 8 for game in games)
+
+
+@pytest.mark.parametrize("family", ["classic", "box2d", "mujoco"])
+def test_the_table_of_a_family_lists_its_environments_as_they_are(family):
+    rows = ROW.findall((PAGES / f"{family}.md").read_text(encoding="utf-8"))
+    shipped = [
+        path for path in (CONF / "env").glob("*.yaml") if f"/family: {family}" in path.read_text()
+    ]
+    assert sorted(name for name, *_ in rows) == sorted(path.stem for path in shipped)
+    for name, identity, frames, mean in rows:
+        config = parse(composed("agent=random", f"env={name}"))
+        assert (config.env.id, count(config.env.max_frame)) == (identity, frames)
+        entry = known().get(identity)
+        assert mean == ("" if entry is None else f"{entry['mean']:,.1f}")
