@@ -28,7 +28,7 @@ from rlhydra.schema import ConfigError, read
 
 log = logging.getLogger(__name__)
 
-GRACE = 12.0  # seconds that trials have to save when the sweep is stopped
+GRACE = 8.5  # seconds that trials have to save when the sweep is stopped
 SHORT = 24  # characters of a folder in which the paths of Ray's sockets stay below the limit of 107
 
 

@@ -87,11 +87,14 @@ def _begun(folder: Path) -> bool:
     return (folder / "trial.json").exists()
 
 
-def write_experiment(folder: Path) -> list[Entry]:
-    """Write trials.csv, report.md and plots/ of the sweep in `folder`; return its trials."""
+def write_experiment(folder: Path, *, drawn: bool = True) -> list[Entry]:
+    """Write trials.csv, report.md and plots/ of the sweep in `folder`; return its trials.
+
+    Unless `drawn`, only trials.csv.
+    """
     entries = read_experiment(folder)
     write_atomically(folder / "trials.csv", _csv(entries).encode())
-    if entries:
+    if entries and drawn:
         from rlhydra.page import write_page
         from rlhydra.sweep_report import write_report
 
@@ -139,7 +142,8 @@ def closing(folder: Path, console: Console) -> None:
 
 
 def _next(folder: Path, entries: Sequence[Entry]) -> dict[str, str]:
-    lines = {"report": str(folder / "report.md")}
+    report = folder / "report.md"
+    lines = {"report": str(report)} if report.exists() else {}
     if any(entry.trial.status in ("interrupted", "running") for entry in entries):
         lines["resume"] = shlex.join(["python", "-m", "rlhydra.resume", str(folder)])
     if entries[0].trial.status == "completed":

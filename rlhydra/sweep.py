@@ -91,8 +91,9 @@ class Sweep:
                 with watch(folder, sampling.count, mode, console):
                     self._launch_all(folder, space, sampling, study, wave)
             finally:
-                self._settle(folder, study, over=sys.exc_info()[0] is None)
-                write_experiment(folder)
+                over = sys.exc_info()[0] is None
+                self._settle(folder, study, over=over)
+                write_experiment(folder, drawn=over)  # what is interrupted is to end soon
                 if self._meta.keep_trials is not None:
                     prune_checkpoints(folder, self._meta.keep_trials)
                 closing(folder, console)

@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
@@ -45,10 +44,6 @@ FINAL = ("completed", "pruned", "diverged")
 
 # The first of these that a session has is the trial's.
 WORST_FIRST = ("failed", "diverged", "interrupted", "pruned", "completed")
-
-
-# After a signal a report is begun only so soon: the trial is to end within 10 s.
-HURRY = 4.0
 
 
 class Interrupted(BaseException):
@@ -91,7 +86,6 @@ class Trial:
         self.random_return: float | None = None
         self.metrics: dict[str, Any] = {}
         self._signal: int | None = None
-        self._signalled = 0.0
         self._concluding = False
         self._concluded = False  # by an earlier start: nothing is left to do
         self._resumed = False
@@ -185,7 +179,7 @@ class Trial:
         def stop(number: int, _: FrameType | None) -> None:
             if self._signal is not None:
                 self._end_at_once(number)
-            self._signal, self._signalled = number, time.monotonic()
+            self._signal = number
             self.sessions.stop(signal.SIGTERM)
             if self._concluding:
                 raise Interrupted
@@ -248,7 +242,7 @@ class Trial:
             (self.folder / SHARED_FILE).unlink(missing_ok=True)
         try:
             self._write_hyperparameters()
-            if self._signal is None or time.monotonic() - self._signalled < HURRY:
+            if status != "interrupted":  # it is to end soon, and `rlhydra.report` can draw it
                 write_report(self.folder)
         except OSError as error:
             console.print(f"The report could not be written ({error}): the result is complete.")
@@ -293,7 +287,10 @@ class Trial:
             "curves": f"tensorboard --logdir {place}",
         }
         if self.status == "interrupted":
-            commands = {"resume": f"python -m rlhydra.resume {place}"}
+            commands = {
+                "resume": f"python -m rlhydra.resume {place}",
+                "report": f"python -m rlhydra.report {place}",
+            }
         files = {name: path for name, path in files.items() if path.exists()}
         title = f"{self.names['agent']} on {self.config.env.id}"
         closing_table(console, trial, title=title, files=files, commands=commands)
