@@ -98,7 +98,9 @@ def resume_sweep(folder: Path, more: Sequence[str] = (), config_dir: str | None 
         _check_adopted(text, path)
     command = [sys.executable, "-P", "-m", "rlhydra", "--multirun", *kept, *more]
     command += [f"hydra.sweep.dir={quoted(str(folder.resolve()))}"]
-    command += [] if config_dir is None else ["--config-dir", config_dir]
+    command += [] if config_dir is None else ["--config-dir", str(Path(config_dir).resolve())]
+    if Path.cwd().is_relative_to(folder):
+        os.chdir(folder.anchor)  # Ray's processes import from where they are started
     os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": import_path()})
 
 

@@ -20,7 +20,8 @@ from rlhydra.report import main as report
 from rlhydra.resume import main as resume
 from rlhydra.schema import ConfigError
 from tests.conftest import composed
-from tests.trials import SMALL, environment, run
+from tests.test_multirun import start as start_sweep
+from tests.trials import SMALL, environment, run, wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -127,6 +128,22 @@ def test_an_installed_module_that_is_not_for_us_is_not_imported(
     with pytest.raises(ConfigError) if group != "id" else contextlib.nullcontext():
         load_config(OmegaConf.to_container(config, resolve=True))
     assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_sweep_resumed_within_its_folder_imports_nothing_of_it(tmp_path):
+    settings = (*SMALL, "meta.max_session=1", "agent.lr=1e-3,1e-4")
+    with start_sweep(tmp_path / "sweep", *settings) as sweep:
+        wait_for((tmp_path / "sweep" / "multirun.yaml").exists)
+        sweep.kill()
+    for name in ("numpy", "yaml", "hydra", "psutil", "torch"):
+        (tmp_path / "sweep" / f"{name}.py").write_text("raise SystemExit('run')")
+    command = [sys.executable, "-m", "rlhydra.resume", "."]
+    done = subprocess.run(
+        command, cwd=tmp_path / "sweep", env=environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("module", ["numpy", "typing"])
