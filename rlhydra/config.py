@@ -120,16 +120,31 @@ class EnvConfig:
     max_t: Annotated[int, Positive] | None  # time limit of a game in frames; null: its own
 
 
+Convolution = tuple[Annotated[int, Positive], ...]  # filters, size, stride
+NATURE: tuple[Convolution, ...] = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al. (2015)
+
+
 @dataclass(frozen=True)
 class NetConfig:
     """A network: features of the observation, then a multi-layer perceptron."""
 
-    kind: Literal["auto", "mlp", "nature", "impala"]  # auto: mlp for vectors, nature for images
+    # auto: mlp for vectors; nature for images, impala for those that are too small for it
+    kind: Literal["auto", "mlp", "nature", "impala"]
     hidden: tuple[Annotated[int, Positive], ...]  # widths of the perceptron's layers
     activation: Activation
     layer_norm: bool
     shared: bool  # one trunk for policy and value, or one each
     init: Literal["orthogonal", "default"]  # default: torch's own
+    conv: tuple[Convolution, ...] | None = None  # of nature, in place of the paper's
+
+    def __post_init__(self) -> None:
+        if any(len(layer) != 3 for layer in self.convolutions):
+            raise ValueError(f"conv: expected [filters, size, stride] a layer, got {self.conv}")
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The layers of `nature`, each as filters, size and stride."""
+        return NATURE if self.conv is None else self.conv
 
     def kind_for(self, obs_shape: tuple[int, ...]) -> str:
         """Return the kind of network for observations of this shape, a vector's or an image's.
@@ -138,12 +153,20 @@ class NetConfig:
             FitError: where the one that was asked for does not fit.
         """
         is_image = len(obs_shape) == 3
-        kind = ("nature" if is_image else "mlp") if self.kind == "auto" else self.kind
-        if (kind != "mlp") != is_image:
-            fitting = "nature or impala" if is_image else "mlp"
+        small = is_image and not self._covers(min(obs_shape[1:]))
+        auto = ("impala" if small and self.conv is None else "nature") if is_image else "mlp"
+        kind = auto if self.kind == "auto" else self.kind
+        if (kind != "mlp") != is_image or (kind == "nature" and small):
+            fitting = "mlp" if not is_image else "impala" if small else "nature or impala"
             problem = f"{kind} does not fit observations of shape {obs_shape}; use {fitting}"
             raise FitError("agent.net.kind", problem)
         return kind
+
+    def _covers(self, side: int) -> bool:
+        """Whether the convolutions leave something of an image's side."""
+        for _, size, stride in self.convolutions:
+            side = (side - size) // stride + 1 if side >= size else 0
+        return side > 0
 
 
 OptimizerName = Literal[

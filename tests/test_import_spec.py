@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -91,6 +92,25 @@ def test_atari_games_of_both_kinds(env, sticky, reward, imported):
     assert (config.env.id, config.env.sticky) == ("ALE/MsPacman-v5", sticky)
     assert (config.env.reward, config.env.frame_stack) == (reward, 4)
     assert (config.agent.net.kind, config.agent.clip_value) == ("nature", 0.1)
+
+
+def test_convolutions_of_their_own(tmp_path, capsys):
+    layers = "[[32, 8, 4, 0, 1], [64, 4, 2, 0, 1], [%s]]"
+    text = Path(NEW).read_text()
+    last = "64, 3, 1, 0, 1"
+    assert layers % last in text
+    for wanted, conv in (("32, 3, 1, 0, 1", [32, 3, 1]), ("64, 3, 1, 1, 1", None)):
+        spec = tmp_path / "spec.yaml"
+        spec.write_text(text.replace(layers % last, layers % wanted))
+        folder = tmp_path / f"to_{wanted[0]}"
+        code = main([str(spec), "pixels", "env=ALE/Pong-v5", "--to", str(folder)])
+        assert code == (conv is None)
+        if conv is None:
+            assert "agent.net.conv_hid_layers: padding and dilation" in capsys.readouterr().err
+        else:
+            (file,) = (folder / "experiment").glob("*.yaml")
+            net = composed([f"experiment={file.stem}"], config_dir=folder).agent.net
+            assert net.conv == [[32, 8, 4], [64, 4, 2], conv]
 
 
 def test_what_does_not_exist_here_is_named_and_nothing_is_written(tmp_path, capsys):

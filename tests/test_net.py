@@ -160,6 +160,24 @@ class TestNetworks:
         with pytest.raises(ConfigError, match="use nature or impala"):
             network(dataclasses.replace(CFG, kind="mlp"), IMAGE, 2)
 
+    def test_convolutions_of_ones_own(self) -> None:
+        net = network(dataclasses.replace(CFG, conv=((8, 4, 4), (16, 3, 2))), IMAGE, 2)
+        layers = [layer for layer in net if isinstance(layer, nn.Conv2d)]
+        shapes = [(c.in_channels, c.out_channels, c.kernel_size, c.stride) for c in layers]
+        assert shapes == [(4, 8, (4, 4), (4, 4)), (8, 16, (3, 3), (2, 2))]
+        assert net(torch.zeros(1, 4, 84, 84, dtype=torch.uint8)).shape == (1, 2)
+        with pytest.raises(ValueError, match=r"conv: expected \[filters, size, stride\] a layer"):
+            dataclasses.replace(CFG, conv=((8, 4),))
+
+    @pytest.mark.parametrize("side", [1, 10, 35, 36])
+    def test_small_images(self, side: int) -> None:
+        space = Box(0, 255, (3, side, side), np.uint8)
+        assert CFG.kind_for(space.shape) == ("nature" if side >= 36 else "impala")
+        assert network(CFG, space, 2)(torch.zeros(1, *space.shape).byte()).shape == (1, 2)
+        if side < 36:
+            with pytest.raises(ConfigError, match="use impala"):
+                dataclasses.replace(CFG, kind="nature").kind_for(space.shape)
+
     def test_no_hidden_layer(self) -> None:
         net = network(dataclasses.replace(CFG, hidden=()), VECTOR, 2)
         assert isinstance(net, Network)

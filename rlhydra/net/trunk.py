@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from rlhydra.config import NetConfig
+from rlhydra.config import Convolution, NetConfig
 
 ACTIVATIONS = {
     "tanh": nn.Tanh,
@@ -107,7 +107,8 @@ def _body(cfg: NetConfig, obs_space: Box) -> tuple[list[nn.Module], int]:
     kind = cfg.kind_for(obs_space.shape)
     if kind == "mlp":
         return [], obs_space.shape[0]
-    body = _nature(obs_space.shape[0]) if kind == "nature" else _impala(obs_space.shape[0])
+    channels = obs_space.shape[0]
+    body = _nature(channels, cfg.convolutions) if kind == "nature" else _impala(channels)
     with torch.no_grad():
         width = nn.Sequential(*body)(torch.zeros(1, *obs_space.shape)).shape[1]
     return body, width
@@ -129,18 +130,13 @@ class Pixels(nn.Module):
         return floats if obs.is_floating_point() else floats.mul_(1 / 255)
 
 
-def _nature(channels: int) -> list[nn.Module]:
+def _nature(channels: int, convolutions: Sequence[Convolution]) -> list[nn.Module]:
     """Mnih et al. (2015), without the last linear layer, which is `hidden: [512]`."""
-    return [
-        Pixels(),
-        nn.Conv2d(channels, 32, 8, 4),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 4, 2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, 1),
-        nn.ReLU(),
-        nn.Flatten(),
-    ]
+    layers: list[nn.Module] = [Pixels()]
+    for filters, size, stride in convolutions:
+        layers += [nn.Conv2d(channels, filters, size, stride), nn.ReLU()]
+        channels = filters
+    return [*layers, nn.Flatten()]
 
 
 class Residual(nn.Module):

@@ -152,14 +152,15 @@ def network(kind: Any, spec: Spec) -> Settings | str:
 
 
 def convolutions(value: Any, _: Spec) -> Settings:
-    """Return the kind of network with these convolutions: filters, size, stride, …."""
-    return {"agent.net.kind": _kind([list(layer[:3]) for layer in value])}
+    """Return the network with these convolutions: filters, size, stride, padding, dilation."""
+    if any(layer[3:] not in ([], [0], [0, 1], [0, [1, 1]]) for layer in value):
+        raise NoEqualError("padding and dilation of convolutions do not exist here")
+    return {f"agent.net.{key}": each for key, each in _nature([x[:3] for x in value]).items()}
 
 
-def _kind(filters: list[list[int]]) -> str:
-    if filters != NATURE:
-        raise NoEqualError(f"there are {NATURE} (filters, size, stride) and impala here")
-    return "nature"
+def _nature(filters: list[list[int]]) -> Settings:
+    own: Settings = {} if filters == NATURE else {"conv": filters}
+    return {"kind": "nature", **own}
 
 
 def init(value: Any, _: Spec) -> Settings:
@@ -265,7 +266,7 @@ def layers_of(arc: Any) -> Settings:
             found["activation"] = name.lower()
     parts = ("out_channels", "kernel_size", "stride")
     filters = [[options[p] for p in parts] for name, options in layers if name == "LazyConv2d"]
-    return found | ({"kind": _kind(filters)} if filters else {})
+    return found | (_nature(filters) if filters else {})
 
 
 def critic(value: Any, spec: Spec) -> Settings:

@@ -145,7 +145,7 @@ RULES: dict[str, Rule] = {
     "agent.net.shared": Rule("`agent.net.shared`", convert.shared),
     "agent.net.hid_layers": layers("agent.net.hidden"),
     "agent.net.fc_hid_layers": layers("agent.net.hidden"),
-    "agent.net.conv_hid_layers": Rule("`agent.net.kind`", convert.convolutions),
+    "agent.net.conv_hid_layers": Rule("`agent.net.kind`, `agent.net.conv`", convert.convolutions),
     "agent.net.arc": Rule("`agent.net`, where it is one sequence of layers", convert.graph),
     "agent.net.hid_layers_activation": to("agent.net.activation"),
     "agent.net.out_layer_activation": only("none", None),
