@@ -56,16 +56,17 @@ def target_class(target: str, base: type[Any]) -> type[Any]:
     return found
 
 
-def check_registers(module: str, where: str) -> None:
-    """Raise ConfigError unless `module`, or the package that it is, names Gymnasium somewhere."""
+def check_registers(module: str) -> None:
+    """Raise ImportError unless `module`, or the package that it is, names Gymnasium somewhere."""
     if module in sys.modules:
         return
-    path = _path(module, where)
+    path = _path(module)
+    if path is None:
+        raise ModuleNotFoundError(f"No module named {module!r}")
     package = path.name == "__init__.py"
     sources = (path, *(sorted(path.parent.rglob("*.py")) if package else ()))
     if not any(REGISTRY in source.read_bytes() for source in sources):
-        problem = f"{module} registers no environments: Gymnasium is not named in it"
-        raise ConfigError(where, problem)
+        raise ImportError(f"{module} registers no environments: it does not name Gymnasium")
 
 
 def _import(target: str, where: str) -> Any:
@@ -81,7 +82,9 @@ def _import(target: str, where: str) -> Any:
 def _fitting_source(target: str, where: str) -> str:
     """Return the source of the module of the class `target`, which defines it and its settings."""
     module, _, name = target.rpartition(".")
-    path = _path(module, where)
+    path = _path(module)
+    if path is None:
+        raise ConfigError(where, f"there is no module {module}")
     source = path.read_text(encoding="utf-8") if path.suffix == ".py" else ""
     missing = {name, f"{name}Config"} - set(_bound(source))
     if missing:
@@ -101,7 +104,7 @@ def _bound(source: str) -> Iterator[str]:
             yield from (node.id for node in statement.targets if isinstance(node, ast.Name))
 
 
-def _path(module: str, where: str) -> Path:
+def _path(module: str) -> Path | None:
     """Return the file of a module, found without importing what it lies in."""
     places: list[str] | None = None  # where to look for the next part of the name
     path = None
@@ -119,7 +122,7 @@ def _path(module: str, where: str) -> Path:
     else:
         if path is not None and path.is_file():
             return path
-    raise ConfigError(where, f"there is no module {module}")
+    return None
 
 
 def _spec(module: str, places: list[str] | None) -> ModuleSpec | None:

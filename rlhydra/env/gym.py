@@ -195,9 +195,9 @@ def make(
         kwargs["max_episode_steps"] = cfg.max_t
     if render_mode is not None:  # not every constructor knows it
         kwargs["render_mode"] = render_mode
-    if ":" in cfg.id:
-        check_registers(cfg.id.partition(":")[0], "env.id")
     try:
+        if ":" in cfg.id:
+            check_registers(cfg.id.partition(":")[0])
         _import_quietly(cfg.id)
         env: Env[Any, Any] = gymnasium.make(cfg.id, disable_env_checker=True, **kwargs)
     except Exception as error:
