@@ -87,15 +87,17 @@ def main() -> int:
         if (folder / "trial.json").exists():
             lines[_key(row)], passes = _line(row, read_trial(folder))
             failed |= not passes
-            arguments.table.write_text(_page(rows, lines), encoding="utf-8")
+            page = _page(rows, lines, plan["about"])
+            arguments.table.write_text(page, encoding="utf-8")
     return int(failed)
 
 
-def _page(rows: list[Row], lines: dict[str, str]) -> str:
+def _page(rows: list[Row], lines: dict[str, str], about: str) -> str:
     """Return the table in the rows' order, what is said of rows, and which ones are open."""
     table = [_cells(COLUMNS), _cells("---" for _ in COLUMNS)]
     table += [lines[_key(row)] for row in rows if _key(row) in lines]
-    notes = [f"- `{row.agent}` on `{row.env}`: {row.note}" for row in rows if row.note]
+    notes = [f"- {about}"]
+    notes += [f"- `{row.agent}` on `{row.env}`: {row.note}" for row in rows if row.note]
     still = [f"`{row.agent}` on `{row.env}`" for row in rows if _key(row) not in lines]
     if still:
         notes.append(f"- Not run so far: {', '.join(still)}.")
