@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from rlhydra.channel import SIGNALS
-from rlhydra.console import Progress
+from rlhydra.progress import Progress
 from rlhydra.record import LOST
 from rlhydra.resources import Share
 

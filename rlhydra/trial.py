@@ -20,17 +20,11 @@ from rich.console import Console
 
 from rlhydra.baseline import random_return
 from rlhydra.config import Config, defining_settings, digest, flat, parse
-from rlhydra.console import (
-    Progress,
-    choose_mode,
-    closing_table,
-    near,
-    open_console,
-    start_panel,
-)
+from rlhydra.console import choose_mode, closing_table, near, open_console, start_panel
 from rlhydra.events import EventFile
 from rlhydra.files import write_atomically
 from rlhydra.processes import Judge, Sessions, SessionState
+from rlhydra.progress import Progress
 from rlhydra.provenance import git_commit, versions
 from rlhydra.record import read_trial, without_secrets
 from rlhydra.report import write_report

@@ -6,8 +6,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from rlhydra.console import Progress, choose_mode, closing_table, open_console, start_panel
+from rlhydra.console import choose_mode, closing_table, open_console, start_panel
 from rlhydra.pace import Pace, time_left
+from rlhydra.progress import Progress
 from rlhydra.wording import count, duration, number
 
 FOLDER = "outputs/ppo_cartpole/2026-01-01_12-00-00"
@@ -311,6 +312,6 @@ def test_duration(seconds, written):
 
 
 def test_the_console_imports_neither_torch_nor_matplotlib():
-    code = "import sys, rlhydra.console; print(sys.modules.keys() & {'torch', 'matplotlib'})"
+    code = "import sys, rlhydra.progress; print(sys.modules.keys() & {'torch', 'matplotlib'})"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert printed.stdout.strip() == "set()"
