@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from rlhydra.channel import SIGNALS
+from rlhydra.files import WRITING
 from rlhydra.progress import Progress
 from rlhydra.record import LOST
 from rlhydra.resources import Share
@@ -56,7 +57,7 @@ class SessionProcess:
         os.set_blocking(self.messages, False)
         self._buffer = b""
         self._silent = False  # the pipe's other end was closed
-        own = folder / f"session_{state.index}"
+        own = self._folder = folder / f"session_{state.index}"
         own.mkdir(exist_ok=True)
         program = "from rlhydra.session_process import main; main()"
         arguments = [sys.executable, "-P", "-c", program]
@@ -115,6 +116,9 @@ class SessionProcess:
             self._stdin.close()
         code = self._process.wait()
         self.kill()
+        if code < 0:
+            for path in self._folder.rglob(f"*{WRITING}"):  # it was killed while it wrote that
+                path.unlink(missing_ok=True)
         return code
 
 

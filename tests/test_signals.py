@@ -118,6 +118,7 @@ def test_a_session_that_does_not_answer_is_killed_in_time(tmp_path):
         for session in processes(folder):
             if session != process.pid:
                 os.kill(session, signal.SIGSTOP)
+        (folder / "session_0" / ".half.writing").touch()  # as if stopped while it writes
         assert stop(process, signal.SIGTERM, within=10.0) == 143
     assert processes(folder) == []
     assert_whole(folder)
