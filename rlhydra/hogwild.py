@@ -147,7 +147,7 @@ def _make(path: Path, session: int, arrays: Sequence[Array]) -> None:
         return
     # Whole from the start: a full disk would end a process that writes into a hole.
     data = b"".join(array.tobytes().ljust(_room(array), b"\0") for array in arrays)
-    made = write_beside(path.with_name(f"{path.name}.{session}"), data)
+    made = write_beside(path.parent / f"session_{session}" / path.name, data)
     with contextlib.suppress(FileExistsError):  # another session came first
         path.hardlink_to(made)
     made.unlink()

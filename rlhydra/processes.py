@@ -87,6 +87,14 @@ class SessionProcess:
         """Send a signal to the session."""
         self._process.send_signal(number)
 
+    def stop(self, number: int) -> None:
+        """Let the session save and end; one that still starts up has nothing to save."""
+        if "frame" in self.said:
+            self.send(number)
+        else:  # importing takes seconds on a busy machine, and hears no signal
+            self.said["state"] = "interrupted"
+            self.kill()
+
     def kill(self) -> None:
         """End the session and whatever it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -178,7 +186,8 @@ class Sessions:
     def stop(self, number: int) -> None:
         """Pass on a signal that ends sessions; those that have not in time are killed."""
         self._deadline = time.monotonic() + GRACE
-        self.send(number)
+        for process in list(self._running.values()):
+            process.stop(number)
 
     def send(self, number: int) -> None:
         """Pass a signal on to the sessions that run."""
@@ -209,7 +218,7 @@ class Sessions:
         self._selector.register(process.messages, selectors.EVENT_READ, process)
         state.status, state.error = "running", None
         if self._deadline is not None:  # the signal came just before there was one to pass it to
-            process.send(signal.SIGTERM)
+            process.stop(signal.SIGTERM)
         self._changed()
 
     def _listen(self, progress: Progress) -> None:
