@@ -13,6 +13,7 @@ from rlhydra.agent.agent import Agent
 from rlhydra.checkpoint import Checkpoints
 from rlhydra.config import Config, parse
 from rlhydra.env.environment import Environment
+from rlhydra.net.arithmetic import wide
 from rlhydra.record import best_weights
 from rlhydra.schema import ConfigError
 from rlhydra.targets import target_class
@@ -38,8 +39,7 @@ def build(
     agent_class = target_class(config.agent_target, Agent)
     seed = stream(config.seed, index, ENVIRONMENT)
     env: Environment = env_class(config.env, config.env.num_envs, seed, threads=threads)
-    # A second thread gains nothing on small networks, and costs much beside a busy process.
-    torch.set_num_threads(threads if len(env.obs_space.shape) == 3 else 1)
+    torch.set_num_threads(1)
     agent: Agent = agent_class(
         config.agent,
         env.obs_space,
@@ -48,6 +48,9 @@ def build(
         stream(config.seed, index, AGENT),
         torch.device(device),
     )
+    # A second thread gains nothing on small networks, and costs much beside a busy process.
+    if len(env.obs_space.shape) == 3 or any(wide(agent.networks())):
+        torch.set_num_threads(threads)
     return agent, env
 
 

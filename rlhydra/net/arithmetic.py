@@ -69,13 +69,13 @@ def use(arithmetic: Arithmetic, parts: Sequence[nn.Module]) -> bool:
             network.precision = pixels.precision = torch.bfloat16
         if arithmetic.compiled:
             network.compile(dynamic=False)
-    wide = list(_wide(parts)) if arithmetic.vectors else []
-    for layers in wide:
-        layers.precision = torch.bfloat16
-    return bool(networks or wide)
+    layers = list(wide(parts)) if arithmetic.vectors else []
+    for layer in layers:
+        layer.precision = torch.bfloat16
+    return bool(networks or layers)
 
 
-def _wide(parts: Sequence[nn.Module]) -> Iterator[Network | EnsembleLinear]:
+def wide(parts: Sequence[nn.Module]) -> Iterator[Network | EnsembleLinear]:
     """Yield what computes wide products, of agents that have an ensemble of critics.
 
     The others have their step on vectors written out in numpy.
